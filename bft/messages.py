@@ -1,0 +1,167 @@
+"""What replicas say to each other (TOCS 2002, sections 4.2 to 4.4), typed and bounded; docs/protocol.md lists them.
+
+MessagePack arrays with an integer tag first. The sender is whoever authenticated the link, never a field. Every
+message names the membership's epoch and the view it belongs to where the protocol's rule depends on it.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from bft import statement
+from bft.answer import SessionId
+from bft.signatures import PublicKey, Signature
+from bft.statement import Digest, StatementError
+from bft.threshold import NonceCommitment
+from bft.types import AgreedTime, Epoch, Natural, ReplicaId, Sequence, View
+
+MAX_STATEMENT_BYTES = 16 * 1024 * 1024
+"""Size of the largest request statement."""
+
+MAX_BATCH = 1024
+"""Requests in one batch at most."""
+
+MAX_BODIES = 4096
+
+REQUEST_TAG = "bft.request"
+REQUEST_FORMAT = 1
+
+
+class RequestError(ValueError):
+    """A request whose statement is malformed."""
+
+
+class RequestStatement(msgspec.Struct, frozen=True, array_like=True):
+    """What a client signs: who asks, in which session, as which number of it, until when, and for what."""
+
+    ring_id: Digest
+    principal: PublicKey
+    session: SessionId
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    not_after: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    operation: bytes
+
+    def encode(self) -> bytes:
+        """The bytes that are signed."""
+        return statement.encode(REQUEST_TAG, REQUEST_FORMAT, *msgspec.structs.astuple(self))
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """A signed request and, beside it and outside the signature, small bodies that its operation names by digest."""
+
+    statement: Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)]
+    signature: Signature
+    bodies: Annotated[list[bytes], msgspec.Meta(max_length=MAX_BODIES)]
+
+    def parse(self) -> RequestStatement:
+        """The statement, not yet verified. Raises RequestError when it is malformed."""
+        try:
+            return msgspec.convert(
+                statement.decode(self.statement, REQUEST_TAG, REQUEST_FORMAT), RequestStatement
+            )
+        except (StatementError, msgspec.ValidationError) as error:
+            raise RequestError(f"malformed request: {error}") from None
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    epoch: Epoch
+
+
+class SigningPlan(msgspec.Struct, frozen=True, array_like=True):
+    """Who signs a batch's certificate, each with the nonce commitment it published: (replica, index, commitment)."""
+
+    signers: Annotated[list[tuple[ReplicaId, "NonceName", NonceCommitment]], msgspec.Meta(max_length=128)]
+
+
+class NonceName(msgspec.Struct, frozen=True, array_like=True):
+    """One published nonce pair of a replica: which start of its process made it, and its place since that start."""
+
+    start: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    index: Natural
+
+
+class PrePrepare(_Message, frozen=True, tag=1):
+    """The primary's proposal, which is also its vote. The signature covers ring, epoch, view, sequence, batch digest and
+    signing plan, so that a proposal convinces third parties; the bodies travel outside it."""
+
+    view: View
+    sequence: Sequence
+    time: AgreedTime
+    requests: Annotated[list[Request], msgspec.Meta(max_length=MAX_BATCH)]
+    plan: SigningPlan | None
+    signature: Signature
+
+
+class Prepare(_Message, frozen=True, tag=2):
+    """A backup accepts the proposal with this digest at this place."""
+
+    view: View
+    sequence: Sequence
+    digest: Digest
+
+
+class Commit(_Message, frozen=True, tag=3):
+    """The sender holds a prepared certificate for this digest at this place."""
+
+    view: View
+    sequence: Sequence
+    digest: Digest
+
+
+class Checkpoint(_Message, frozen=True, tag=4):
+    """The sender's state after `sequence` has this digest; signed, as proof for those who come later."""
+
+    sequence: Sequence
+    digest: Digest
+    signature: Signature
+
+
+class Nonces(_Message, frozen=True, tag=5):
+    """Commitments to fresh nonces, published ahead so that signing takes no round of its own."""
+
+    start: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    first: Natural
+    commitments: Annotated[list[NonceCommitment], msgspec.Meta(max_length=1024)]
+
+
+class SignatureShare(_Message, frozen=True, tag=6):
+    """One signer's share of the certificate of a batch."""
+
+    view: View
+    sequence: Sequence
+    share: Digest
+
+
+class Certified(_Message, frozen=True, tag=7):
+    """The certificate of a batch, which proves itself."""
+
+    statement: Annotated[bytes, msgspec.Meta(max_length=1024)]
+    signature: Signature
+
+
+class Status(_Message, frozen=True, tag=8):
+    """How far the sender is: it lacks what comes after `executed`, and asks for it to be sent again."""
+
+    view: View
+    executed: Sequence
+    stable: Sequence
+    certified: Sequence
+    nonces: Natural
+    """How many of the receiver's published nonce commitments the sender still has."""
+
+
+class FetchBodies(_Message, frozen=True, tag=9):
+    """Please send these bodies."""
+
+    digests: Annotated[list[Digest], msgspec.Meta(min_length=1, max_length=MAX_BODIES)]
+
+
+class Bodies(_Message, frozen=True, tag=10):
+    """Bodies, each proved by its digest."""
+
+    bodies: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=MAX_BODIES)]
+
+
+Message = (
+    PrePrepare | Prepare | Commit | Checkpoint | Nonces | SignatureShare | Certified | Status | FetchBodies | Bodies
+)

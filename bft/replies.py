@@ -1,0 +1,138 @@
+"""Who waits for which answer, and with what proof it gets it (TOCS 2002, section 4.1; design.md, 5).
+
+An answer leaves with the certificate of its batch, or of a later one through its session's page in the state tree. When
+no certificate comes for a while it leaves without: f + 1 equal ones convince the client as well.
+"""
+
+from typing import NamedTuple
+
+from bft import merkle
+from bft.answer import BatchPath, SessionPath, Status
+from bft.effects import AnswerClient, Effect, SetTimer, Timer
+from bft.execution import Certified, Execution, State
+from bft.messages import RequestStatement
+from bft.sessions import find_answer, known_answer, page_key, read_session, refusal, session_key
+from bft.statement import Digest
+from bft.types import AgreedTime, Sequence, View
+
+UNCERTIFIED_SECONDS = 0.4
+"""How long an answer waits for its certificate: shorter than a client's patience, longer than any healthy signing."""
+
+MAX_WAITING = 65_536
+"""Clients waiting at one replica; above it a request is refused as overload."""
+
+
+class _Ready(NamedTuple):
+    client: object
+    stated: RequestStatement
+    answer: bytes
+
+
+class Replies:
+    """Matches clients that wait with answers and certificates."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._waiting: dict[Digest, list[tuple[object, RequestStatement]]] = {}
+        self._ready: dict[Sequence, list[_Ready]] = {}
+        self._timer_set = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def knows(self, request: Digest) -> bool:
+        """Whether somebody waits for this request already."""
+        return request in self._waiting
+
+    def wait(self, client: object, request: Digest, stated: RequestStatement) -> None:
+        """Answer `client` when the request has run. Asking twice answers once."""
+        clients = self._waiting.setdefault(request, [])
+        if all(known != client for known, _ in clients):
+            clients.append((client, stated))
+
+    def answer_known(self, client: object, request: Digest, stated: RequestStatement, view: View) -> list[Effect] | None:
+        """Answer a request that has run or has expired; None when it is still to be ordered."""
+        state = self._execution.tree.get
+        if stated.not_after < self._execution.time:
+            return [AnswerClient(client, refusal(request, Status.EXPIRED), None, None)]
+        record = read_session(state(session_key(stated.principal, stated.session)))
+        if record is None or stated.number > record.last:
+            return None
+        verdict = known_answer(state, stated, request, self._execution.time)
+        if isinstance(verdict, Status):
+            return [AnswerClient(client, refusal(request, verdict), None, None)]
+        return self._answer_or_hold(self._execution.executed, _Ready(client, stated, verdict), view)
+
+    def executed(self, sequence: Sequence, answers: dict[Digest, bytes], view: View) -> list[Effect]:
+        """A batch ran: those who wait for one of its requests wait for its certificate from now on."""
+        ready = [
+            _Ready(client, stated, answer)
+            for request, answer in answers.items()
+            for client, stated in self._waiting.pop(request, ())
+        ]
+        return self._hold(sequence, ready, view) if ready else []
+
+    def certified(self, certified: Certified) -> list[Effect]:
+        """A certificate arrived: everything up to it can be proved."""
+        effects: list[Effect] = []
+        for sequence in sorted(sequence for sequence in self._ready if sequence <= certified.sequence):
+            for ready in self._ready.pop(sequence):
+                effects.append(_prove(ready, sequence, certified))
+        return effects
+
+    def on_timer(self, number: int, view: View) -> list[Effect]:
+        """No certificate came: send what ran up to then as this replica's own word."""
+        self._timer_set = False
+        effects: list[Effect] = []
+        for sequence in sorted(sequence for sequence in self._ready if sequence <= number):
+            effects += [AnswerClient(ready.client, ready.answer, None, None) for ready in self._ready.pop(sequence)]
+        return effects + self._set_timer(view)
+
+    def expire(self, time: AgreedTime) -> list[Effect]:
+        """Requests whose not-after has passed will never run: their clients are told."""
+        effects: list[Effect] = []
+        for request in [
+            request for request, clients in self._waiting.items() if all(s.not_after < time for _, s in clients)
+        ]:
+            effects += [
+                AnswerClient(client, refusal(request, Status.EXPIRED), None, None)
+                for client, _ in self._waiting.pop(request)
+            ]
+        return effects
+
+    def _answer_or_hold(self, sequence: Sequence, ready: _Ready, view: View) -> list[Effect]:
+        certified = self._execution.certified
+        if certified is not None and _page_has(certified.state, ready):
+            return [_prove(ready, Sequence(0), certified)]
+        return self._hold(sequence, [ready], view)
+
+    def _hold(self, sequence: Sequence, ready: list[_Ready], view: View) -> list[Effect]:
+        self._ready.setdefault(sequence, []).extend(ready)
+        return self._set_timer(view)
+
+    def _set_timer(self, view: View) -> list[Effect]:
+        if self._timer_set or not self._ready:
+            return []
+        self._timer_set = True
+        return [SetTimer(Timer("uncertified", view, max(self._ready)), UNCERTIFIED_SECONDS)]
+
+
+def _page_has(state: State, ready: _Ready) -> bool:
+    page = state.tree.get(page_key(ready.stated.principal, ready.stated.session, ready.stated.number))
+    entry = find_answer(page, ready.stated.number)
+    return entry is not None and entry.answer == ready.answer
+
+
+def _prove(ready: _Ready, sequence: Sequence, certified: Certified) -> AnswerClient:
+    """By its place in the certified batch itself, else by its session's page, else (a refusal) not at all."""
+    state = certified.state
+    if sequence == state.claim.sequence and ready.answer in state.answers:
+        index = state.answers.index(ready.answer)
+        place = BatchPath(index, len(state.answers), merkle.path(state.answers, index))
+        return AnswerClient(ready.client, ready.answer, certified.certificate, place)
+    if _page_has(state, ready):
+        proof = state.tree.prove(page_key(ready.stated.principal, ready.stated.session, ready.stated.number))
+        return AnswerClient(ready.client, ready.answer, certified.certificate, SessionPath(proof))
+    return AnswerClient(ready.client, ready.answer, None, None)
+
+

@@ -1,0 +1,268 @@
+"""Making certificates: f + 1 replicas sign each batch's outcome as one key (FROST, RFC 9591; rules: agreement.md).
+
+Nonces are published ahead. The primary names signers and their commitments beside the proposal; each signer, once the
+batch ran live, sends its share to the primary, which joins them and sends the certificate round. A nonce leaves the pool
+before its share is computed, and a repeat sends the same bytes. A session that fails is not repeated: it excludes who
+failed it for a while, and the next batch's certificate covers the earlier outcomes through the state tree.
+"""
+
+from collections import deque
+
+from bft.certificate import Certificate, CertificateError, Claim
+from bft.effects import Broadcast, Effect, NeedRandom, Rejected, Send, SetTimer, Timer
+from bft.membership import Membership
+from bft.messages import Certified, NonceName, Nonces, SignatureShare, SigningPlan
+from bft.signatures import Verifier
+from bft.threshold import BadShares, NonceCommitment, ThresholdScheme
+from bft.threshold import Nonces as SecretNonces
+from bft.types import ReplicaId, Sequence, View
+
+POOL = 64
+"""Nonce pairs published at a time; a new lot is made when half are used."""
+
+RANDOM_PER_NONCE = 64
+"""Random bytes that one nonce pair takes (RFC 9591, section 5.1)."""
+
+SHARE_SECONDS = 0.5
+"""How long the primary waits for shares after it ran the batch: many times a round trip and an fsync."""
+
+EXCLUDED_BATCHES = 64
+"""For how many batches a signer that failed a session is not named again."""
+
+OPEN_SESSIONS = 512
+"""Sessions, shares and certificates remembered ahead or behind: bounded by the watermarks' window, doubled."""
+
+
+class Signing:
+    """One replica's part in the ring's signature, as signer and, when it is primary, as coordinator."""
+
+    def __init__(
+        self, identity: ReplicaId, membership: Membership, scheme: ThresholdScheme, verifier: Verifier
+    ) -> None:
+        self._identity = identity
+        self._membership = membership
+        self._scheme = scheme
+        self._verifier = verifier
+        # As signer: our own nonces of this start of the process, never on disk.
+        self._start = b""
+        self._next_index = 0
+        self._pool: dict[int, tuple[SecretNonces, NonceCommitment]] = {}
+        self._asked_for_random = False
+        self._sent: dict[Sequence, tuple[ReplicaId, SignatureShare]] = {}
+        # As coordinator: what others published and have not been named for yet, and the sessions under way.
+        self._published: dict[ReplicaId, deque[tuple[NonceName, NonceCommitment]]] = {}
+        self._used: dict[ReplicaId, NonceName] = {}
+        self._excluded: dict[ReplicaId, Sequence] = {}
+        self._claims: dict[Sequence, tuple[Claim, View, SigningPlan]] = {}
+        self._shares: dict[Sequence, dict[ReplicaId, bytes]] = {}
+        self._early: dict[Sequence, tuple[Claim, Certificate]] = {}
+        self.made: list[tuple[Claim, Certificate]] = []
+        """Certificates that were just completed here, for `replica` to take."""
+
+    # --- nonces ----------------------------------------------------------------------------------------------------
+
+    def started(self, start: bytes) -> list[Effect]:
+        """A new process: a new pool under a new name; nonces of earlier starts are gone for good."""
+        self._start = start
+        self._asked_for_random = True
+        return [NeedRandom(POOL * RANDOM_PER_NONCE)]
+
+    def on_random(self, data: bytes) -> list[Effect]:
+        """Make nonces of fresh random bytes and publish their commitments."""
+        assert len(data) == POOL * RANDOM_PER_NONCE, f"asked for {POOL * RANDOM_PER_NONCE} bytes, got {len(data)}"
+        self._asked_for_random = False
+        first = self._next_index
+        for offset in range(0, len(data), RANDOM_PER_NONCE):
+            self._pool[self._next_index] = self._scheme.commit(data[offset : offset + RANDOM_PER_NONCE])
+            self._next_index += 1
+        commitments = [self._pool[index][1] for index in range(first, self._next_index)]
+        self._remember(self._identity, Nonces(self._membership.epoch, self._start, first, commitments))
+        return [Broadcast(Nonces(self._membership.epoch, self._start, first, commitments))]
+
+    def publish_again(self, to: ReplicaId) -> list[Effect]:
+        """Someone has none of our commitments left: send those of the pool, which it may use from where it stopped."""
+        if not self._pool:
+            return []
+        first = min(self._pool)
+        run = []
+        for index in range(first, self._next_index):
+            if index not in self._pool:
+                break
+            run.append(self._pool[index][1])
+        return [Send(to, Nonces(self._membership.epoch, self._start, first, run))]
+
+    def commitments_of(self, replica: ReplicaId) -> int:
+        """How many commitments of a replica are at hand."""
+        return len(self._published.get(replica, ()))
+
+    def on_nonces(self, sender: ReplicaId, message: Nonces) -> list[Effect]:
+        """Another replica's commitments: each point is checked here, off the path of any batch."""
+        if len(message.commitments) > POOL:
+            return [Rejected(sender, "more nonces than one lot")]
+        self._remember(sender, message)
+        return []
+
+    def _remember(self, sender: ReplicaId, message: Nonces) -> None:
+        known = self._published.setdefault(sender, deque(maxlen=2 * POOL))
+        if known and known[-1][0].start != message.start:
+            known.clear()
+        used = self._used.get(sender)
+        newest = known[-1][0].index if known else -1
+        if used is not None and used.start == message.start:
+            newest = max(newest, used.index)
+        for index, commitment in enumerate(message.commitments, message.first):
+            if index > newest and (sender == self._identity or self._scheme.valid_commitment(commitment)):
+                known.append((NonceName(message.start, index), commitment))
+
+    # --- the primary names signers ---------------------------------------------------------------------------------
+
+    def plan(self, sequence: Sequence) -> SigningPlan | None:
+        """f + 1 signers with a fresh commitment each: ourselves, and those who did not fail lately; None when too few
+        have commitments left, and then the next batch's certificate covers this one."""
+        others = [replica for replica in map(ReplicaId, range(self._membership.size)) if replica != self._identity]
+        others.sort(key=lambda replica: (self._excluded.get(replica, 0) > sequence, self._excluded.get(replica, 0)))
+        ready = [replica for replica in (self._identity, *others) if self._published.get(replica)]
+        if self._identity not in ready or len(ready) < self._membership.weak:
+            return None
+        signers = []
+        for replica in sorted(ready[: self._membership.weak]):
+            name, commitment = self._published[replica].popleft()
+            self._used[replica] = name
+            signers.append((replica, name, commitment))
+        return SigningPlan(signers)
+
+    # --- signers ---------------------------------------------------------------------------------------------------
+
+    def executed(self, claim: Claim, view: View, plan: SigningPlan | None, primary: ReplicaId) -> list[Effect]:
+        """A batch ran live: sign what it left if we are named; as primary, start collecting."""
+        effects: list[Effect] = []
+        if plan is None or self._malformed(plan):
+            return effects
+        if primary == self._identity:
+            if not any(replica == primary and name.start == self._start for replica, name, _ in plan.signers):
+                return effects  # named by an earlier start of this process: its shares went there
+            self._claims[claim.sequence] = (claim, view, plan)
+            self._trim()
+            effects.append(SetTimer(Timer("shares", view, claim.sequence), SHARE_SECONDS))
+        share = self._sign(claim, plan)
+        if share is None:
+            return effects
+        message = SignatureShare(self._membership.epoch, view, claim.sequence, share)
+        if primary == self._identity:
+            return effects + self.on_share(self._identity, message)
+        self._sent[claim.sequence] = (primary, message)
+        self._trim()
+        return [*effects, Send(primary, message)]
+
+    def _malformed(self, plan: SigningPlan) -> bool:
+        signers = [replica for replica, _, _ in plan.signers]
+        return (
+            len(signers) != self._membership.weak
+            or signers != sorted(set(signers))
+            or not all(0 <= replica < self._membership.size for replica in signers)
+        )
+
+    def _sign(self, claim: Claim, plan: SigningPlan) -> bytes | None:
+        """Our share, if the plan names us with a nonce of ours that has not been used. The nonce is gone either way."""
+        for replica, name, commitment in plan.signers:
+            if replica != self._identity or name.start != self._start or claim.sequence in self._sent:
+                continue
+            nonces, ours = self._pool.pop(name.index, (None, None))
+            if nonces is None or ours != commitment:
+                return None
+            others = [published for other, _, published in plan.signers if other != self._identity]
+            if not all(self._scheme.valid_commitment(published) for published in others):
+                return None
+            return self._scheme.sign(claim.encode(), nonces, _named(plan))
+        return None
+
+    def refill(self) -> list[Effect]:
+        """Ask for random bytes when half of the pool is used."""
+        if self._asked_for_random or len(self._pool) > POOL // 2:
+            return []
+        self._asked_for_random = True
+        return [NeedRandom(POOL * RANDOM_PER_NONCE)]
+
+    def send_again(self, sequence: Sequence) -> list[Effect]:
+        """The same share again, the same bytes."""
+        if sequence not in self._sent:
+            return []
+        to, message = self._sent[sequence]
+        return [Send(to, message)]
+
+    # --- the coordinator -------------------------------------------------------------------------------------------
+
+    def on_share(self, sender: ReplicaId, message: SignatureShare) -> list[Effect]:
+        """Collect a share; with the last of them, the certificate."""
+        session = self._claims.get(message.sequence)
+        if session is None:
+            self._shares.setdefault(message.sequence, {}).setdefault(sender, message.share)
+            self._trim()
+            return []
+        claim, _, plan = session
+        shares = self._shares.setdefault(message.sequence, {})
+        shares.setdefault(sender, message.share)
+        signers = [replica for replica, _, _ in plan.signers]
+        if not all(replica in shares for replica in signers):
+            return []
+        self._close(message.sequence)
+        given = {replica + 1: shares[replica] for replica in signers}
+        try:
+            signature = self._scheme.aggregate(claim.encode(), _named(plan), given)
+        except BadShares as failure:
+            culprits = [ReplicaId(identifier - 1) for identifier in failure.culprits]
+            for culprit in culprits:
+                self._excluded[culprit] = Sequence(claim.sequence + EXCLUDED_BATCHES)
+            return [Rejected(culprit, "bad signature share") for culprit in culprits]
+        certificate = Certificate(claim.encode(), signature)
+        self.made.append((claim, certificate))
+        return [Broadcast(Certified(self._membership.epoch, certificate.statement, certificate.signature))]
+
+    def on_share_timeout(self, sequence: Sequence) -> list[Effect]:
+        """Shares that did not come: their signers are left out for a while."""
+        session = self._claims.get(sequence)
+        if session is None:
+            return []
+        given = self._shares.get(sequence, {})
+        silent = [replica for replica, _, _ in session[2].signers if replica not in given]
+        for replica in silent:
+            self._excluded[replica] = Sequence(sequence + EXCLUDED_BATCHES)
+        self._close(sequence)
+        return [Rejected(replica, "no signature share in time") for replica in silent]
+
+    def _close(self, sequence: Sequence) -> None:
+        self._claims.pop(sequence, None)
+        self._shares.pop(sequence, None)
+
+    def _trim(self) -> None:
+        for book in (self._claims, self._shares, self._sent, self._early):
+            while len(book) > OPEN_SESSIONS:
+                del book[min(book)]
+
+    # --- everyone --------------------------------------------------------------------------------------------------
+
+    def verified(self, message: Certified) -> tuple[Claim, Certificate]:
+        """A certificate from a peer, verified. Raises CertificateError."""
+        certificate = Certificate(message.statement, message.signature)
+        claim = certificate.verify(self._verifier, self._membership.ring_key)
+        if claim.ring_id != self._membership.ring_id:
+            raise CertificateError("certificate of another ring")
+        return claim, certificate
+
+    def unverified(self, message: Certified) -> Claim:
+        """What a certificate claims. Raises CertificateError when it is malformed."""
+        return Certificate(message.statement, message.signature).claim()
+
+    def keep_early(self, claim: Claim, certificate: Certificate) -> None:
+        """A certificate of a batch that has not run here yet."""
+        self._early[claim.sequence] = (claim, certificate)
+        self._trim()
+
+    def take_early(self, sequence: Sequence) -> tuple[Claim, Certificate] | None:
+        """A certificate that came before its batch ran here."""
+        return self._early.pop(sequence, None)
+
+
+def _named(plan: SigningPlan) -> list[tuple[int, NonceCommitment]]:
+    """Signers as the scheme numbers them: 1 to n."""
+    return [(replica + 1, commitment) for replica, _, commitment in plan.signers]

@@ -1,0 +1,47 @@
+"""Canonical bytes of everything signed or hashed: MessagePack arrays that start with a tag and a format number.
+
+A verifier hashes the bytes that arrived and refuses bytes that do not re-encode equal, so one statement has one
+encoding and one digest. `tapestry.statement` holds the same few lines; `tests/vectors/` keeps the two equal.
+"""
+
+import hashlib
+from typing import Annotated, Any
+
+import msgpack
+import msgspec
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+"""A SHA-256 digest: 32 bytes."""
+
+
+class StatementError(ValueError):
+    """Bytes that are not the canonical encoding of the statement that was expected."""
+
+
+def encode(tag: str, format_number: int, *fields: Any) -> bytes:
+    """Canonical bytes of one statement; fields are integers, bytes, text, None, booleans and lists of these."""
+    packed: bytes = msgpack.packb([tag, format_number, *fields], use_bin_type=True)
+    return packed
+
+
+def decode(data: bytes, tag: str, format_number: int) -> list[Any]:
+    """The fields of a statement after its tag and format number.
+
+    Raises StatementError when the bytes are not canonical or state something else.
+    """
+    try:
+        fields = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise StatementError(f"not a statement: {error}") from None
+    if not isinstance(fields, list) or len(fields) < 2:
+        raise StatementError("not a statement: no array with a tag and a format number")
+    if fields[0] != tag or type(fields[1]) is not int or fields[1] != format_number:
+        raise StatementError(f"expected a statement {tag!r} of format {format_number}")
+    if encode(*fields) != data:
+        raise StatementError(f"statement {tag!r} is not canonically encoded")
+    return fields[2:]
+
+
+def digest(data: bytes) -> Digest:
+    """SHA-256 of a statement; its tag, which is the first thing hashed, separates it from every other use."""
+    return hashlib.sha256(data).digest()

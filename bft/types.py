@@ -1,0 +1,23 @@
+"""The numbers that agreement speaks of, each with a type of its own so that a View never meets a Sequence by accident."""
+
+from typing import Annotated, NewType
+
+import msgspec
+
+from bft.statement import Digest
+
+ReplicaId = NewType("ReplicaId", int)
+"""Place of a replica in its membership, 0 to n-1; the primary of view v is replica v mod n."""
+
+View = NewType("View", int)
+Sequence = NewType("Sequence", int)
+Epoch = NewType("Epoch", int)
+"""Number of a membership; grows by one with every change of it."""
+
+AgreedTime = NewType("AgreedTime", int)
+"""Microseconds since 1970-01-01 UTC, as the primary proposed and the ring agreed."""
+
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Bound of every number on the wire, so that no message makes a number grow without end."""
+
+__all__ = ["AgreedTime", "Digest", "Epoch", "Natural", "ReplicaId", "Sequence", "View"]

@@ -1,0 +1,1 @@
+"""Run Pond: launch a cluster, simulate one, break it with faults and liars, check what it promised, measure it."""

@@ -1,0 +1,192 @@
+"""Messages on the client port: what a client may ask a server, and what a server answers.
+
+Each is a msgspec array struct (MessagePack) with an integer tag first. `ask` is the client's number for its question
+and comes back in the answer. A server trusts nothing here but signatures; a client trusts nothing but the ring's key.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from bft.answer import BatchPath, SessionPath
+from bft.certificate import Certificate
+from bft.messages import Request
+from bft.state_tree import StateProof
+from bft.types import Natural
+from tapestry.guid import GUID
+
+MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+"""Size of the largest message on either port; a frame above it is dropped by the transport."""
+
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""About how many bytes of blocks or history one answer carries; the client asks again for the rest."""
+
+MAX_NAMED = 4096
+"""How many blocks or outcomes one question may name."""
+
+Named = Annotated[list[GUID], msgspec.Meta(min_length=1, max_length=MAX_NAMED)]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    ask: Natural
+
+
+# --- what a reader selects ---------------------------------------------------------------------------------------
+
+
+class Latest(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The newest version."""
+
+
+class ByNumber(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The version with this number, counted from 1."""
+
+    number: Natural
+
+
+class ByVguid(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The version with this VGUID."""
+
+    vguid: GUID
+
+
+class AtTime(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The newest version not younger than this agreed time (microseconds)."""
+
+    time: Natural
+
+
+Selector = Latest | ByNumber | ByVguid | AtTime
+
+
+# --- questions ---------------------------------------------------------------------------------------------------
+
+
+class Submit(_Message, frozen=True, tag=1):
+    """Order this signed request; answered by Answered once it has run (also when it had run before)."""
+
+    request: Request
+
+
+class PutBlocks(_Message, frozen=True, tag=2):
+    """Hold these blocks of ciphertext for an update that will name them; answered by BlocksHeld."""
+
+    blocks: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=MAX_NAMED)]
+
+
+class GetBlocks(_Message, frozen=True, tag=3):
+    """Blocks or tree nodes by GUID; answered by Blocks, in order, cut short when they grow too many bytes."""
+
+    guids: Named
+
+
+class ReadObject(_Message, frozen=True, tag=4):
+    """One version of an object, proved. With `linearizable`, answered only from a state that covers all that this
+    server has sent COMMIT for (design.md, 8)."""
+
+    aguid: GUID
+    selector: Selector
+    linearizable: bool
+
+
+class ReadHistory(_Message, frozen=True, tag=5):
+    """Outcomes `first` to `first + count - 1` of an object with the roots of the versions they made."""
+
+    aguid: GUID
+    first: Natural
+    count: Annotated[int, msgspec.Meta(ge=0, le=MAX_NAMED)]
+
+
+class GetStatus(_Message, frozen=True, tag=6):
+    """How the server is; answered by ServerStatus."""
+
+
+Question = Submit | PutBlocks | GetBlocks | ReadObject | ReadHistory | GetStatus
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+class Answered(_Message, frozen=True, tag=64):
+    """What became of a request: `bft.answer` bytes and their proof. Without certificate and place it is one server's
+    word, of which f+1 equal ones count."""
+
+    answer: bytes
+    certificate: Certificate | None
+    place: BatchPath | SessionPath | None
+
+
+class BlocksHeld(_Message, frozen=True, tag=65):
+    """The blocks of a PutBlocks are on this server's disk."""
+
+
+class Blocks(_Message, frozen=True, tag=66):
+    """Blocks or tree nodes in the order asked; None where this server lacks one; may stop early."""
+
+    blocks: list[bytes | None]
+
+
+class OutcomeEvidence(msgspec.Struct, frozen=True, array_like=True):
+    """An outcome of the object's history (`pond.outcome` bytes) and its path in the record's mountain range."""
+
+    outcome: bytes
+    path: Annotated[list[GUID], msgspec.Meta(max_length=128)]
+
+
+class VersionEvidence(msgspec.Struct, frozen=True, array_like=True):
+    """A version root (`pond.version` bytes), the outcome that made it, and the outcome of the next version, which
+    bounds its time (None when the version is the newest)."""
+
+    root: bytes
+    made_by: OutcomeEvidence
+    followed_by: OutcomeEvidence | None
+
+
+class ObjectRead(_Message, frozen=True, tag=67):
+    """State of an object under a certificate (`proof` holds its record, or proves that there is none), and the version
+    selected: None when the selector matches none; for AtTime before the first version, that first version."""
+
+    certificate: Certificate
+    proof: StateProof
+    version: VersionEvidence | None
+
+
+class History(_Message, frozen=True, tag=68):
+    """Outcomes with the version root each committed one made (None for an abort), and the object's proved record."""
+
+    certificate: Certificate
+    proof: StateProof
+    outcomes: list[tuple[bytes, bytes | None]]
+
+
+class ServerStatus(_Message, frozen=True, tag=69):
+    """One server's own view of how it is; unproved."""
+
+    replica: Natural
+    view: Natural
+    primary: Natural
+    sequence: Natural
+    certified: Natural
+    stable: Natural
+    time: Natural
+    state_root: GUID
+    objects: Natural
+    waiting: Natural
+    disk_bytes: Natural
+    phases: dict[str, float]
+    """Mean seconds of the phases of a write, by name, over this server's recent writes."""
+
+
+class Overloaded(_Message, frozen=True, tag=70):
+    """The server's queue is full: ask again after this many milliseconds."""
+
+    retry_after_ms: Natural
+
+
+class Refused(_Message, frozen=True, tag=71):
+    """The question cannot be answered; asking the same again does not help."""
+
+    reason: str
+
+
+Reply = Answered | BlocksHeld | Blocks | ObjectRead | History | ServerStatus | Overloaded | Refused
