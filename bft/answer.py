@@ -14,7 +14,7 @@ from bft import merkle, statement
 from bft.certificate import Claim
 from bft.state_tree import ProofError, StateProof, verify_proof
 from bft.statement import Digest, StatementError
-from bft.types import AgreedTime, Natural
+from bft.types import Natural, WireTime
 
 TAG = "bft.answer"
 FORMAT = 1
@@ -98,7 +98,7 @@ class PageEntry(msgspec.Struct, frozen=True, array_like=True):
     """One answer in a page of a session: kept at least until `not_after` has passed in agreed time."""
 
     number: Natural
-    not_after: AgreedTime
+    not_after: WireTime
     answer: bytes
 
 

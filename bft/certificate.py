@@ -11,7 +11,7 @@ import msgspec
 from bft import statement
 from bft.signatures import Verifier
 from bft.statement import Digest, StatementError
-from bft.types import AgreedTime, Epoch, Sequence
+from bft.types import WireEpoch, WireSequence, WireTime
 
 TAG = "bft.certificate"
 FORMAT = 1
@@ -25,9 +25,9 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     """What a certificate states about one batch."""
 
     ring_id: Digest
-    epoch: Epoch
-    sequence: Sequence
-    time: AgreedTime
+    epoch: WireEpoch
+    sequence: WireSequence
+    time: WireTime
     batch: Digest
     answers_root: Digest
     state_root: Digest

@@ -178,7 +178,17 @@ class Mark(NamedTuple):
 
 
 Effect = (
-    Persist | Store | Send | Broadcast | SetTimer | NeedRandom | Rejected | Executed | NewCertificate | AnswerClient | Mark
+    Persist
+    | Store
+    | Send
+    | Broadcast
+    | SetTimer
+    | NeedRandom
+    | Rejected
+    | Executed
+    | NewCertificate
+    | AnswerClient
+    | Mark
 )
 
 

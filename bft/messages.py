@@ -13,7 +13,7 @@ from bft.answer import SessionId
 from bft.signatures import PublicKey, Signature
 from bft.statement import Digest, StatementError
 from bft.threshold import NonceCommitment
-from bft.types import AgreedTime, Epoch, Natural, ReplicaId, Sequence, View
+from bft.types import Natural, WireEpoch, WireReplicaId, WireSequence, WireTime, WireView
 
 MAX_STATEMENT_BYTES = 16 * 1024 * 1024
 """Size of the largest request statement."""
@@ -56,21 +56,19 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     def parse(self) -> RequestStatement:
         """The statement, not yet verified. Raises RequestError when it is malformed."""
         try:
-            return msgspec.convert(
-                statement.decode(self.statement, REQUEST_TAG, REQUEST_FORMAT), RequestStatement
-            )
+            return msgspec.convert(statement.decode(self.statement, REQUEST_TAG, REQUEST_FORMAT), RequestStatement)
         except (StatementError, msgspec.ValidationError) as error:
             raise RequestError(f"malformed request: {error}") from None
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    epoch: Epoch
+    epoch: WireEpoch
 
 
 class SigningPlan(msgspec.Struct, frozen=True, array_like=True):
     """Who signs a batch's certificate, each with the nonce commitment it published: (replica, index, commitment)."""
 
-    signers: Annotated[list[tuple[ReplicaId, "NonceName", NonceCommitment]], msgspec.Meta(max_length=128)]
+    signers: Annotated[list[tuple[WireReplicaId, "NonceName", NonceCommitment]], msgspec.Meta(max_length=128)]
 
 
 class NonceName(msgspec.Struct, frozen=True, array_like=True):
@@ -84,9 +82,9 @@ class PrePrepare(_Message, frozen=True, tag=1):
     """The primary's proposal, which is also its vote. The signature covers ring, epoch, view, sequence, batch digest and
     signing plan, so that a proposal convinces third parties; the bodies travel outside it."""
 
-    view: View
-    sequence: Sequence
-    time: AgreedTime
+    view: WireView
+    sequence: WireSequence
+    time: WireTime
     requests: Annotated[list[Request], msgspec.Meta(max_length=MAX_BATCH)]
     plan: SigningPlan | None
     signature: Signature
@@ -95,23 +93,23 @@ class PrePrepare(_Message, frozen=True, tag=1):
 class Prepare(_Message, frozen=True, tag=2):
     """A backup accepts the proposal with this digest at this place."""
 
-    view: View
-    sequence: Sequence
+    view: WireView
+    sequence: WireSequence
     digest: Digest
 
 
 class Commit(_Message, frozen=True, tag=3):
     """The sender holds a prepared certificate for this digest at this place."""
 
-    view: View
-    sequence: Sequence
+    view: WireView
+    sequence: WireSequence
     digest: Digest
 
 
 class Checkpoint(_Message, frozen=True, tag=4):
     """The sender's state after `sequence` has this digest; signed, as proof for those who come later."""
 
-    sequence: Sequence
+    sequence: WireSequence
     digest: Digest
     signature: Signature
 
@@ -127,8 +125,8 @@ class Nonces(_Message, frozen=True, tag=5):
 class SignatureShare(_Message, frozen=True, tag=6):
     """One signer's share of the certificate of a batch."""
 
-    view: View
-    sequence: Sequence
+    view: WireView
+    sequence: WireSequence
     share: Digest
 
 
@@ -142,10 +140,10 @@ class Certified(_Message, frozen=True, tag=7):
 class Status(_Message, frozen=True, tag=8):
     """How far the sender is: it lacks what comes after `executed`, and asks for it to be sent again."""
 
-    view: View
-    executed: Sequence
-    stable: Sequence
-    certified: Sequence
+    view: WireView
+    executed: WireSequence
+    stable: WireSequence
+    certified: WireSequence
     nonces: Natural
     """How many of the receiver's published nonce commitments the sender still has."""
 

@@ -85,9 +85,7 @@ def proposal_statement(
 ) -> bytes:
     """What the primary signs of its proposal."""
     named = msgspec.to_builtins(plan, builtin_types=(bytes,)) if plan is not None else None
-    return statement.encode(
-        "bft.pre-prepare", 1, membership.ring_id, membership.epoch, view, sequence, digest, named
-    )
+    return statement.encode("bft.pre-prepare", 1, membership.ring_id, membership.epoch, view, sequence, digest, named)
 
 
 class Ordering:
@@ -164,7 +162,12 @@ class Ordering:
             self.membership.epoch, self.view, sequence, now, [item.request for item in requests], plan, signature
         )
         slot = self.slots.setdefault(sequence, Slot())
-        slot.proposal, slot.digest, slot.requests, slot.voted = log.without_bodies(message), digest, tuple(requests), True
+        slot.proposal, slot.digest, slot.requests, slot.voted = (
+            log.without_bodies(message),
+            digest,
+            tuple(requests),
+            True,
+        )
         for request in requests:
             slot.bodies |= self._admission.bodies(request)
         kept = self._keep(slot)
@@ -373,5 +376,3 @@ def _count(votes: dict[ReplicaId, Digest], digest: Digest) -> int:
 def _digest_of(proposal: PrePrepare) -> Digest:
     items = [(statement.digest(request.statement), request.signature) for request in proposal.requests]
     return batch_digest(proposal.time, items)
-
-

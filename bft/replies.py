@@ -50,7 +50,9 @@ class Replies:
         if all(known != client for known, _ in clients):
             clients.append((client, stated))
 
-    def answer_known(self, client: object, request: Digest, stated: RequestStatement, view: View) -> list[Effect] | None:
+    def answer_known(
+        self, client: object, request: Digest, stated: RequestStatement, view: View
+    ) -> list[Effect] | None:
         """Answer a request that has run or has expired; None when it is still to be ordered."""
         state = self._execution.tree.get
         if stated.not_after < self._execution.time:
@@ -134,5 +136,3 @@ def _prove(ready: _Ready, sequence: Sequence, certified: Certified) -> AnswerCli
         proof = state.tree.prove(page_key(ready.stated.principal, ready.stated.session, ready.stated.number))
         return AnswerClient(ready.client, ready.answer, certified.certificate, SessionPath(proof))
     return AnswerClient(ready.client, ready.answer, None, None)
-
-

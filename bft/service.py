@@ -51,6 +51,8 @@ class StateMachine(Protocol):
         """Table that holds bodies by their digest."""
         ...
 
-    def execute(self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView) -> Result:
+    def execute(
+        self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
+    ) -> Result:
         """Run one operation. Must not raise, whatever was ordered."""
         ...

@@ -72,9 +72,7 @@ class Sessions:
 
     def restore(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Find again, from the state, when what expires."""
-        self._expiries = [
-            (expiry, key) for key, value in items if (expiry := _expiry(key, value)) is not None
-        ]
+        self._expiries = [(expiry, key) for key, value in items if (expiry := _expiry(key, value)) is not None]
         heapq.heapify(self._expiries)
 
     def judge(self, view: StateView, stated: RequestStatement, request: Digest, time: AgreedTime) -> Status | bytes:

@@ -17,8 +17,9 @@ slot, or by the other leaf, where the key's leaf would be.
 """
 
 from binascii import hexlify
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, TypeAlias
 
@@ -139,42 +140,61 @@ def _new_leaf(key: bytes, value: bytes) -> _Leaf:
 # Hashing
 
 
-def _rehash(heap: bytearray, slots: list[int]) -> None:
-    """Bring the digests above the given slots up to date: each node that lies above several of them once."""
-    positions = {(16 + slot) >> 1 for slot in slots}
+_DIGEST = [slice(32 * position, 32 * position + 32) for position in range(32)]
+"""Where a heap holds the digest at a position; slots are positions 16 to 31."""
+
+_STEP = [(_DIGEST[position], slice(64 * position, 64 * position + 64)) for position in range(16)]
+"""Where a heap holds the digest of a node of the binary tree, and where those of its two children."""
+
+
+@lru_cache(maxsize=4096)
+def _above(slots: int) -> tuple[tuple[slice, slice], ...]:
+    """What to hash after a change of the slots in this bitmap: each node above one of them once, from below."""
+    positions = {(16 + slot) >> 1 for slot in _members(slots)}
+    above = set(positions)
     while positions:
-        for position in positions:
-            start = 32 * position
-            pair = heap[2 * start : 2 * start + 64]
-            heap[start : start + 32] = EMPTY if pair == _EMPTY_PAIR else sha256(_NODE_TAG + pair).digest()
         positions = {position >> 1 for position in positions if position > 1}
+        above |= positions
+    return tuple(_STEP[position] for position in sorted(above, reverse=True))
 
 
-def _occupied(bitmap: int) -> list[int]:
-    return [slot for slot in range(16) if bitmap >> slot & 1]
+@lru_cache(maxsize=4096)
+def _members(bitmap: int) -> tuple[int, ...]:
+    return tuple(slot for slot in range(16) if bitmap >> slot & 1)
 
 
-def _full_heap(bitmap: int, children: tuple[_Node, ...]) -> bytearray:
+def _rehash(heap: bytearray, slots: int) -> None:
+    """Bring the digests above the slots in this bitmap up to date."""
+    for digest, children in _above(slots):
+        pair = heap[children]
+        heap[digest] = EMPTY if pair == _EMPTY_PAIR else sha256(_NODE_TAG + pair).digest()
+
+
+def _full_heap(bitmap: int, children: Sequence[_Node]) -> bytearray:
     heap = bytearray(_EMPTY_HEAP)
-    slots = _occupied(bitmap)
-    for slot, child in zip(slots, children, strict=True):
-        heap[32 * (16 + slot) : 32 * (17 + slot)] = child.digest
-    _rehash(heap, slots)
+    for slot, child in zip(_members(bitmap), children, strict=True):
+        heap[_DIGEST[16 + slot]] = child.digest
+    _rehash(heap, bitmap)
     return heap
 
 
-def _new_inner(bitmap: int, children: tuple[_Node, ...], old: _Inner | None, changed: list[int]) -> _Inner:
+def _new_inner(bitmap: int, children: Sequence[_Node], old: _Inner | None, changed: int) -> _Inner:
     """A node; `changed` are its slots that differ from those of `old`, whose heap saves hashing the others."""
     if old is None or old.heap is None:
         heap = _full_heap(bitmap, children)
     else:
         heap = bytearray(old.heap)
-        for slot in changed:
+        for slot in _members(changed):
             bit = 1 << slot
-            digest = children[(bitmap & (bit - 1)).bit_count()].digest if bitmap & bit else EMPTY
-            heap[32 * (16 + slot) : 32 * (17 + slot)] = digest
+            heap[_DIGEST[16 + slot]] = children[_place(bitmap, bit)].digest if bitmap & bit else EMPTY
         _rehash(heap, changed)
-    return _Inner(bytes(heap[32:64]), bitmap, children, bytes(heap) if len(children) >= _KEPT_HEAP else None)
+    kept = bytes(heap) if len(children) >= _KEPT_HEAP else None
+    return _Inner(bytes(heap[_DIGEST[1]]), bitmap, tuple(children), kept)
+
+
+def _place(bitmap: int, bit: int) -> int:
+    """Place among the children of the slot with this bit."""
+    return (bitmap & (bit - 1)).bit_count()
 
 
 # Changing
@@ -197,7 +217,7 @@ def _build(leaves: list[tuple[bytes, _Leaf]], depth: int) -> _Node | None:
         assert child is not None
         bitmap |= 1 << slot
         children.append(child)
-    return _new_inner(bitmap, tuple(children), None, [])
+    return _new_inner(bitmap, children, None, 0)
 
 
 def _apply(node: _Node | None, changes: list[_Change], depth: int) -> tuple[_Node | None, int]:
@@ -239,17 +259,16 @@ def _apply_to_inner(node: _Inner, changes: list[_Change], depth: int) -> tuple[_
             groups.setdefault(change[0][depth], []).append(change)
     bitmap = node.bitmap
     children = list(node.children)
-    changed: list[int] = []
-    growth = 0
+    changed = growth = 0
     for slot, group in groups.items():
         bit = 1 << slot
-        place = (bitmap & (bit - 1)).bit_count()
+        place = _place(bitmap, bit)
         before = children[place] if bitmap & bit else None
         after, gained = _apply(before, group, depth + 1)
         growth += gained
         if after is before:
             continue
-        changed.append(slot)
+        changed |= bit
         if before is None:
             assert after is not None
             bitmap |= bit
@@ -265,7 +284,7 @@ def _apply_to_inner(node: _Inner, changes: list[_Change], depth: int) -> tuple[_
         return None, growth
     if len(children) == 1 and type(children[0]) is _Leaf:
         return children[0], growth  # alone now, so it rises; the caller asks the same of its own children
-    return _new_inner(bitmap, tuple(children), node, changed), growth
+    return _new_inner(bitmap, children, node, changed), growth
 
 
 class StateTree:
@@ -335,11 +354,10 @@ class StateTree:
         present = bytearray()
         siblings: list[bytes] = []
         for node, slot in reversed(way):
-            heap = node.heap if node.heap is not None else bytes(_full_heap(node.bitmap, node.children))
+            heap = node.heap or bytes(_full_heap(node.bitmap, node.children))
             flags = 0
             for height in range(4):
-                position = ((16 + slot) >> height) ^ 1
-                sibling = heap[32 * position : 32 * position + 32]
+                sibling = heap[_DIGEST[((16 + slot) >> height) ^ 1]]
                 if sibling != EMPTY:
                     flags |= 1 << height
                     siblings.append(sibling)
@@ -358,7 +376,7 @@ class StateTree:
             slot = nibbles[len(way)]
             way.append((node, slot))
             bit = 1 << slot
-            node = node.children[(node.bitmap & (bit - 1)).bit_count()] if node.bitmap & bit else None
+            node = node.children[_place(node.bitmap, bit)] if node.bitmap & bit else None
         return way, node if type(node) is _Leaf else None
 
 

@@ -4,8 +4,6 @@ from typing import Annotated, NewType
 
 import msgspec
 
-from bft.statement import Digest
-
 ReplicaId = NewType("ReplicaId", int)
 """Place of a replica in its membership, 0 to n-1; the primary of view v is replica v mod n."""
 
@@ -20,4 +18,11 @@ AgreedTime = NewType("AgreedTime", int)
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """Bound of every number on the wire, so that no message makes a number grow without end."""
 
-__all__ = ["AgreedTime", "Digest", "Epoch", "Natural", "ReplicaId", "Sequence", "View"]
+_bounded = msgspec.Meta(ge=0, le=2**63 - 1)
+
+WireView = Annotated[View, _bounded]
+WireSequence = Annotated[Sequence, _bounded]
+WireEpoch = Annotated[Epoch, _bounded]
+WireTime = Annotated[AgreedTime, _bounded]
+WireReplicaId = Annotated[ReplicaId, msgspec.Meta(ge=0, le=2**16)]
+"""The same as they come in messages, where a liar might put any number."""

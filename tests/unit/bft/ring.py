@@ -144,7 +144,13 @@ class Ring:
     def _make(self, identity: ReplicaId) -> Replica:
         scheme = Frost(self._shares[identity], self._public)
         return Replica(
-            identity, self.membership, self._signers[identity], Ed25519Verifier(), scheme, Register(), self.disks[identity]
+            identity,
+            self.membership,
+            self._signers[identity],
+            Ed25519Verifier(),
+            scheme,
+            Register(),
+            self.disks[identity],
         )
 
     def start(self, identity: ReplicaId) -> None:

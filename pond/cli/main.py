@@ -1,0 +1,161 @@
+"""The root of the `pond` command: finds its sub-commands, and turns whatever ends one into a line and an exit code.
+
+Exit codes: 0 done, 2 usage, 3 aborted by a predicate, 4 no such object or version, 5 unavailable or timed out, 6 failed
+verification; also 1 for a bug of ours and 128 + n for an end by signal n (130 for Ctrl-C), as shells have it.
+"""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from pond.cli.options import CLUSTER_META, one_line
+from pond.errors import PondError
+
+COMMANDS = "pond.commands"
+"""The entry-point group: each entry is a sequence of click commands."""
+
+USAGE = 2
+UNAVAILABLE = 5
+BUG = 1
+DEBUG = "POND_DEBUG"
+
+
+class Root(click.Group):
+    """The group of all commands that installed packages bring."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in alphabetical order."""
+        self._load()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        self._load()
+        return super().get_command(ctx, cmd_name)
+
+    def _load(self) -> None:
+        if not self.commands:
+            for entry in entry_points(group=COMMANDS):
+                for command in entry.load():
+                    self.add_command(command)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit; with `standalone_mode=False`, as click has it."""
+
+        def run() -> Any:
+            return super(Root, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+
+        if not standalone_mode:
+            return run()
+        if not __debug__:
+            _say("asserts are part of the safety rules, so Pond refuses python -O: run it without -O or PYTHONOPTIMIZE")
+            sys.exit(USAGE)
+        signal.signal(signal.SIGTERM, _terminated)
+        try:
+            result = run()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BaseException as error:
+            sys.exit(_ended_by(error))
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """On SIGTERM, unwind, so that temporary files and servers that were started do not stay behind."""
+    raise SystemExit(128 + number)
+
+
+def _ended_by(error: BaseException) -> int:
+    """Say in one line why the command ends, and return its exit code."""
+    match error:
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else 0
+        case PondError():
+            _say(str(error))
+            _show_traceback()
+            return error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return USAGE
+        case click.ClickException():
+            context = getattr(error, "ctx", None)
+            where = f": see `{context.command_path} --help`" if context is not None else ""
+            _say(error.format_message().rstrip(".") + where)
+            return USAGE
+        case KeyboardInterrupt() | click.Abort():
+            _say("interrupted")
+            return 128 + signal.SIGINT
+        case BrokenPipeError():
+            _drop_output()
+            return 128 + signal.SIGPIPE
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EIO):
+            _say(f"cannot write the output ({error.strerror}): make room or choose another place")
+            _drop_output()
+            return UNAVAILABLE
+        case _:
+            _say(f"{type(error).__name__}{_place(error)}: this is a bug in Pond; {DEBUG}=1 shows where it comes from")
+            _show_traceback()
+            return BUG
+
+
+def _say(message: str) -> None:
+    click.echo(f"pond: {one_line(message)}", err=True)
+
+
+def _show_traceback() -> None:
+    if os.environ.get(DEBUG):
+        click.echo(traceback.format_exc(), err=True)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of the traceback. The exception's own text stays out: nobody knows what is in it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+
+
+def _drop_output() -> None:
+    """Nobody takes our output: keep the interpreter from trying, and complaining, once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--cluster",
+    envvar="POND_CLUSTER",
+    metavar="DIR",
+    type=click.Path(),
+    help="Directory of the cluster; else POND_CLUSTER, else pond in the user's data directory.",
+)
+@click.version_option(package_name="pond", message="pond %(version)s")
+@click.pass_context
+def main(ctx: click.Context, cluster: str | None) -> None:
+    """A store for data that must outlive the people and machines that keep it.
+
+    To see it at work, run `pond cluster demo`. To use it here:
+
+    \b
+      pond cluster up               start a ring of four servers on this machine
+      pond put notes file.txt       store a version
+      pond log notes                every version there ever was
+      pond get notes --version 1    any of them
+    """
+    if cluster is not None:
+        ctx.meta[CLUSTER_META] = cluster
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False

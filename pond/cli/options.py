@@ -1,0 +1,162 @@
+"""What commands have in common: options, types of arguments, the cluster's directory, progress on a terminal."""
+
+import re
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+import click
+
+CLUSTER_META = "pond.cluster"
+"""Where the click context keeps the directory that was named by option or environment."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LARGEST_NUMBER = 2**63 - 1
+"""Of a version: what a server can count to."""
+
+
+def one_line(text: str) -> str:
+    """The text with everything escaped that a terminal would not print as a character of one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+def cluster_option(command: F) -> F:
+    """`--cluster DIR` after the sub-command too; there it wins over the one before it."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta[CLUSTER_META] = value
+
+    return click.option(
+        "--cluster",
+        metavar="DIR",
+        type=click.Path(),
+        expose_value=False,
+        callback=remember,
+        help="Directory of the cluster.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")(command)
+
+
+def named_cluster() -> Path | None:
+    """The directory that was named by option or environment; None means the default one."""
+    named = click.get_current_context().meta.get(CLUSTER_META)
+    return Path(named).absolute() if named else None
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+class Name(click.ParamType):
+    """An object's name, checked by the rules of the store before anything else happens."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name. Fails in one short line, however long or odd it is."""
+        from pond.model.names import NameRefused, check_name
+
+        try:
+            check_name(value)
+        except NameRefused as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class Vguid(click.ParamType):
+    """A version's GUID."""
+
+    name = "vguid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """The 32 bytes that the digits stand for."""
+        from tapestry import guid
+
+        if isinstance(value, bytes):
+            return value
+        try:
+            return guid.parse(value)
+        except ValueError:
+            self.fail(f"a VGUID has 64 base-16 digits, as `pond log NAME` shows them, not {shown(value)}", param, ctx)
+
+
+class Moment(click.ParamType):
+    """A time, as a datetime with a zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """ISO 8601, in local time unless it names a zone, or seconds since 1970 (nine digits or more)."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            if re.fullmatch(r"\d{9,}(\.\d+)?", value):
+                moment = datetime.fromtimestamp(float(value))
+            else:
+                moment = datetime.fromisoformat(value)
+            return moment.astimezone()
+        except (ValueError, OverflowError, OSError):
+            example = datetime.now().isoformat(timespec="seconds")
+            self.fail(f"{shown(value)} is no time: write it like {example}, or as seconds since 1970", param, ctx)
+
+
+NAME = Name()
+VGUID = Vguid()
+MOMENT = Moment()
+VERSION = click.IntRange(1, LARGEST_NUMBER)
+FILE = click.Path(path_type=Path)
+
+
+def shown(text: str, limit: int = 40) -> str:
+    """The text in quotes and not too long, for an error message."""
+    return repr(text if len(text) <= limit else text[:limit] + "...")
+
+
+# --- progress ----------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """A bar on standard error, when that is a terminal and the work takes above a second.
+
+    Called with the bytes done and the bytes there are; a context that takes the bar away at its end.
+    """
+
+    AFTER_SECONDS = 1.0
+    EVERY_SECONDS = 0.1
+    WIDTH = 30
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._began = monotonic()
+        self._drawn: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw it, unless that was done just now."""
+        now = monotonic()
+        last = self._began + self.AFTER_SECONDS - self.EVERY_SECONDS if self._drawn is None else self._drawn
+        if not self._on_terminal or now - last < self.EVERY_SECONDS:
+            return
+        self._drawn = now
+        share = done / total if total else 1.0
+        bar = ("#" * round(share * self.WIDTH)).ljust(self.WIDTH)
+        rate = done / (now - self._began) / 1e6
+        click.echo(f"\r{self._label} [{bar}] {share:4.0%} {rate:6.1f} MB/s ", nl=False, err=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._drawn is not None:
+            click.echo("\r" + " " * (len(self._label) + self.WIDTH + 22) + "\r", nl=False, err=True)

@@ -1,0 +1,228 @@
+"""Questions to servers and their answers: numbers them, matches answers, measures round trips, drops what is junk.
+
+Nothing here is believed: whoever asks checks what it gets. No clock but the event loop's, which may be a virtual one.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from pond.errors import TimedOut
+from pond.protocol import Question, Reply
+
+PATIENCE_SECONDS = 0.3
+"""How long one server is given before others are asked as well, at least: a few round trips and syncs, so that a healthy
+ring does its work once."""
+
+LONGEST_PATIENCE_SECONDS = 3.0
+
+LONGEST_PAUSE_SECONDS = 5.0
+"""Between two times of sending the same, at most."""
+
+KEPT_PER_SERVER = 4
+"""Answers of one server to one question that wait to be looked at; a server that floods crowds out only itself."""
+
+Burst: TypeAlias = list[tuple[int, bytes]]
+"""(server, message) of what arrived together."""
+
+
+class Links(Protocol):
+    """Ways to servers 0 to n-1: they may lose, repeat and reorder, but never block."""
+
+    def send(self, server: int, data: bytes, /) -> object:
+        """Send, or drop."""
+        ...
+
+    def close(self) -> None:
+        """Free what the links hold."""
+        ...
+
+
+MakeLinks: TypeAlias = Callable[[Callable[[Burst], None]], Links]
+"""Makes links that hand each burst to the function given."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Reply)
+
+
+class Deadline:
+    """Until when an operation may take, retries included. A long transfer begins anew whenever it has moved on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.at = asyncio.get_running_loop().time() + seconds
+
+    def extend(self) -> None:
+        """There was progress."""
+        self.at = asyncio.get_running_loop().time() + self.seconds
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is too late."""
+        return asyncio.get_running_loop().time() >= self.at
+
+    def check(self, what: str) -> None:
+        """Raises TimedOut when it is too late: `what` was under way."""
+        if self.passed:
+            raise TimedOut(f"{what} took more than {self.seconds:g} s: see `pond cluster status`")
+
+
+class RoundTrips:
+    """How long answers take: smoothed mean and deviation as TCP has them (RFC 6298, section 2)."""
+
+    def __init__(self) -> None:
+        self._mean: float | None = None
+        self._deviation = 0.0
+
+    def add(self, seconds: float) -> None:
+        """An answer took this long; one to a question that was sent twice tells nothing and is not to be added."""
+        if self._mean is None:
+            self._mean, self._deviation = seconds, seconds / 2
+        else:
+            self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
+            self._mean += (seconds - self._mean) / 8
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which an answer is overdue."""
+        usual = 0.0 if self._mean is None else self._mean + 4 * self._deviation
+        return min(max(PATIENCE_SECONDS, usual), LONGEST_PATIENCE_SECONDS)
+
+
+class Asker:
+    """Every question of one client, to all servers."""
+
+    def __init__(self, make_links: MakeLinks, servers: int, random_bytes: Callable[[int], bytes]) -> None:
+        self.servers = servers
+        self.counters: Counter[str] = Counter()
+        """What was dropped or not believed, by reason."""
+        self.answer_seconds: list[float] = [0.0] * servers
+        """How long each server took lately, smoothed; 0 when unknown."""
+        self.loop = asyncio.get_running_loop()
+        self._random_bytes = random_bytes
+        self._conversations: dict[int, Conversation] = {}
+        self._next = 1
+        self._links = make_links(self.received)
+        self._closed = False
+
+    def close(self) -> None:
+        """Free the links. Whoever still waits gets nothing."""
+        if not self._closed:
+            self._closed = True
+            self._links.close()
+
+    def open(self) -> "Conversation":
+        """A new question, to be used in a `with`."""
+        number, self._next = self._next, self._next + 1
+        conversation = Conversation(self, number)
+        self._conversations[number] = conversation
+        return conversation
+
+    def quickest(self) -> list[int]:
+        """All servers, those first that answered quickest lately."""
+        return sorted(range(self.servers), key=lambda server: (self.answer_seconds[server], server))
+
+    def jitter(self, seconds: float) -> float:
+        """75 to 125 % of it, so that clients that were refused together do not come back together."""
+        return seconds * (0.75 + self._random_bytes(1)[0] / 510)
+
+    def received(self, burst: Burst) -> None:
+        """What servers sent."""
+        for server, data in burst:
+            try:
+                reply = _decoder.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self.counters["malformed answer"] += 1
+                continue
+            conversation = self._conversations.get(reply.ask)
+            if conversation is not None and 0 <= server < self.servers:
+                conversation.put(server, reply)
+
+    def distrust(self, reason: str) -> None:
+        """An answer was not believed."""
+        self.counters[reason] += 1
+
+    def forget(self, number: int) -> None:
+        """The question is settled: what still comes is dropped."""
+        self._conversations.pop(number, None)
+
+    def send(self, server: int, data: bytes) -> None:
+        """Send to one server, or lose it."""
+        if not self._closed:
+            self._links.send(server, data)
+
+
+class Conversation:
+    """One question, to one server or several, and the answers to it."""
+
+    def __init__(self, asker: Asker, ask: int) -> None:
+        self.ask = ask
+        self._asker = asker
+        self._answers: deque[tuple[int, Reply]] = deque()
+        self._waiting_per_server = [0] * asker.servers
+        self._waiter: asyncio.Future[None] | None = None
+        self._sent_at: dict[int, float | None] = {}
+
+    def __enter__(self) -> "Conversation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._asker.forget(self.ask)
+
+    def encode(self, question: Question) -> bytes:
+        """The bytes of a question, to be sent as often as wanted."""
+        return _encoder.encode(question)
+
+    def send(self, server: int, data: bytes) -> None:
+        """Ask one server; sending the same again is harmless."""
+        self._sent_at[server] = None if server in self._sent_at else self._asker.loop.time()
+        self._asker.send(server, data)
+
+    def send_all(self, data: bytes) -> None:
+        """Ask every server."""
+        for server in range(self._asker.servers):
+            self.send(server, data)
+
+    def put(self, server: int, reply: Reply) -> None:
+        """An answer came."""
+        if server not in self._sent_at or self._waiting_per_server[server] >= KEPT_PER_SERVER:
+            self._asker.counters["answer that nobody asked for"] += 1
+            return
+        self._waiting_per_server[server] += 1
+        self._answers.append((server, reply))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self, until: float) -> tuple[int, Reply] | None:
+        """The next answer and who gave it, or None when there is none by `until` (time of the event loop)."""
+        if not self._answers and until > self._asker.loop.time():
+            self._waiter = self._asker.loop.create_future()
+            alarm = self._asker.loop.call_at(until, _wake, self._waiter)
+            try:
+                await self._waiter
+            finally:
+                alarm.cancel()
+                self._waiter = None
+        if not self._answers:
+            return None
+        server, reply = self._answers.popleft()
+        self._waiting_per_server[server] -= 1
+        return server, reply
+
+    def round_trip(self, server: int) -> float | None:
+        """Seconds since the question went to a server, when it went once; also remembered as how quick it is."""
+        sent = self._sent_at.get(server)
+        if sent is None:
+            return None
+        seconds = self._asker.loop.time() - sent
+        known = self._asker.answer_seconds[server]
+        self._asker.answer_seconds[server] = seconds if not known else known + (seconds - known) / 4
+        return seconds
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,335 @@
+"""Blocks of ciphertext and tree nodes on their way: sent ahead of the update that names them, and fetched by GUID.
+
+Every block that is fetched is checked against its name; one that is wrong or missing is asked from another server. Memory
+is bounded however long the content is: what is sent and what is fetched moves in windows.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from bft.statement import digest
+from pond.client.asking import Asker, Conversation, Deadline, RoundTrips
+from pond.errors import TimedOut, Unavailable, UsageError
+from pond.model.block import bguid
+from pond.protocol import MAX_NAMED, Blocks, BlocksHeld, GetBlocks, Overloaded, PutBlocks, Refused
+
+CHUNK_BYTES = 4 * 1024 * 1024
+"""Blocks that travel in one message, about: at least one block, and little enough that chunks overlap."""
+
+IN_FLIGHT = 4
+"""Chunks on their way at a time, also to one server: enough to keep network and disks busy at once."""
+
+INLINE_BYTES = 64 * 1024
+"""Blocks of one update that travel inside its request, in all: a round trip saved for small writes."""
+
+GRACE_SECONDS = 0.25
+"""How much longer than the quorum a server may take before we no longer wait for it, at least."""
+
+LONGEST_GRACE_SECONDS = 2.0
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called with (bytes done, bytes in all); 0 in all when nobody knows."""
+
+Name: TypeAlias = Callable[[bytes], bytes]
+"""What a piece is called: `bguid` of a block, `digest` of a tree node."""
+
+
+class Wanted(NamedTuple):
+    """A block to be fetched: its BGUID and about how many bytes it has."""
+
+    guid: bytes
+    size_bytes: int
+
+
+class Upload:
+    """Blocks of one update on their way to all servers.
+
+    `add` each block, then `finish`: from then on 2f+1 servers hold them all. A server that falls behind is not waited for;
+    what it lacks is remembered, so that `supply` can bring it.
+    """
+
+    def __init__(
+        self, asker: Asker, quorum: int, deadline: Deadline, progress: Progress | None = None, total_bytes: int = 0
+    ) -> None:
+        self._asker = asker
+        self._quorum = quorum
+        self._deadline = deadline
+        self._progress = progress
+        self._total_bytes = total_bytes
+        self._held_back: list[bytes] = []
+        self._held_back_bytes = 0
+        self._tasks: deque[asyncio.Task[None]] = deque()
+        self._done_bytes = 0
+        self._keeps_up = [True] * asker.servers
+        self._under_way = [0] * asker.servers
+        self._lacking: list[list[bytes]] = [[] for _ in range(asker.servers)]
+        self.sent_ahead = False
+        """Whether blocks went ahead of the update; else they are to travel inside it."""
+
+    async def add(self, block: bytes) -> None:
+        """Send this block too; waits while enough is on its way."""
+        self._held_back.append(block)
+        self._held_back_bytes += len(block)
+        if self._held_back_bytes >= CHUNK_BYTES or len(self._held_back) == MAX_NAMED:
+            await self._send_chunk()
+
+    async def finish(self) -> list[bytes]:
+        """Wait for what is on its way; returns the blocks that are to travel inside the request, if these are few."""
+        if not self.sent_ahead and self._held_back_bytes <= INLINE_BYTES:
+            return self._held_back
+        if self._held_back:
+            await self._send_chunk()
+        while self._tasks:
+            await self._tasks.popleft()
+        return []
+
+    async def abandon(self) -> None:
+        """Stop what is on its way; to be called in any case."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def supply(self, server: int, fetch: "Fetcher") -> None:
+        """Bring one server what it lacks, from those that hold it. Gives up silently: other servers are enough."""
+        lacking, self._lacking[server] = self._lacking[server], []
+        if not lacking and self._held_back:
+            await self._put_to_one(server, self._held_back)
+        for start in range(0, len(lacking), IN_FLIGHT):
+            some = lacking[start : start + IN_FLIGHT]
+            try:
+                found = await fetch.get(some, bguid, self._deadline)
+                arrived = await self._put_to_one(server, [found[guid] for guid in some])
+            except Unavailable:
+                arrived = False
+            if not arrived:
+                self._lacking[server] += lacking[start:]
+                return
+
+    async def _send_chunk(self) -> None:
+        chunk, self._held_back, self._held_back_bytes = self._held_back, [], 0
+        self.sent_ahead = True
+        while len(self._tasks) >= IN_FLIGHT:
+            await self._tasks.popleft()
+        self._tasks.append(self._asker.loop.create_task(self._put(chunk)))
+
+    async def _put(self, chunk: list[bytes]) -> None:
+        """Until 2f+1 of the servers that hold all earlier chunks hold this one too, and a short grace has passed."""
+        size = sum(map(len, chunk))
+        held = [False] * self._asker.servers
+        asked = [False] * self._asker.servers
+        with self._asker.open() as talk:
+            data = talk.encode(PutBlocks(talk.ask, chunk))
+            for server in range(self._asker.servers):
+                asked[server] = self._under_way[server] < IN_FLIGHT
+                if asked[server]:
+                    self._under_way[server] += 1
+                    talk.send(server, data)
+                else:
+                    self._keeps_up[server] = False
+            try:
+                await self._wait(talk, data, held, asked)
+            finally:
+                self._settle(chunk, held, asked)
+        self._done_bytes += size
+        self._deadline.extend()
+        if self._progress is not None:
+            self._progress(self._done_bytes, max(self._total_bytes, self._done_bytes))
+
+    async def _wait(self, talk: Conversation, data: bytes, held: list[bool], asked: list[bool]) -> None:
+        loop = self._asker.loop
+        started = loop.time()
+        again_at = started + 2.0
+        pause = 2.0
+        enough_at: float | None = None
+        while True:
+            count = sum(held[server] and self._keeps_up[server] for server in range(self._asker.servers))
+            if enough_at is None and count >= self._quorum:
+                enough_at = loop.time()
+            awaited = [s for s in range(self._asker.servers) if self._keeps_up[s] and not held[s]]
+            if enough_at is not None:
+                taken = enough_at - started
+                until = enough_at + min(max(GRACE_SECONDS, taken), LONGEST_GRACE_SECONDS)
+                if not awaited or loop.time() >= until:
+                    return
+            elif self._deadline.passed:
+                raise TimedOut(
+                    f"{sum(held)} of {self._asker.servers} servers took the blocks of this update in time, but "
+                    f"{self._quorum} are needed: see `pond cluster status`"
+                )
+            else:
+                until = min(again_at, self._deadline.at)
+            answer = await talk.next(until)
+            if answer is None:
+                if enough_at is None and loop.time() >= again_at:
+                    pause = min(2 * pause, 8.0)
+                    again_at = loop.time() + self._asker.jitter(pause)
+                    for server in [s for s in range(self._asker.servers) if asked[s] and not held[s]]:
+                        talk.send(server, data)
+                continue
+            server, reply = answer
+            match reply:
+                case BlocksHeld():
+                    held[server] = True
+                    talk.round_trip(server)
+                case Overloaded(_, retry_after_ms):
+                    again_at = min(again_at, loop.time() + self._asker.jitter(min(retry_after_ms, 5000) / 1000))
+                case Refused(_, reason):
+                    self._asker.distrust(f"a server refused blocks: {reason[:100]}")
+                case _:
+                    self._asker.distrust("answer to another question")
+
+    def _settle(self, chunk: list[bytes], held: list[bool], asked: list[bool]) -> None:
+        names: list[bytes] | None = None
+        for server in range(self._asker.servers):
+            if held[server]:
+                self._under_way[server] -= 1
+                continue
+            self._keeps_up[server] = False
+            names = [bguid(block) for block in chunk] if names is None else names
+            self._lacking[server] += names
+
+    async def _put_to_one(self, server: int, blocks: Sequence[bytes]) -> bool:
+        with self._asker.open() as talk:
+            talk.send(server, talk.encode(PutBlocks(talk.ask, list(blocks))))
+            answer = await talk.next(min(self._deadline.at, self._asker.loop.time() + LONGEST_GRACE_SECONDS))
+            return answer is not None and isinstance(answer[1], BlocksHeld)
+
+
+class Fetcher:
+    """Fetches blocks and tree nodes by GUID, from several servers at once."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._trips = RoundTrips()
+        self._turn = 0
+
+    async def get(self, guids: Sequence[bytes], name: Name, deadline: Deadline) -> dict[bytes, bytes]:
+        """All of these pieces by their GUIDs, each checked; to be held in memory, so not too many at once.
+
+        Raises Unavailable when no server has one, TimedOut.
+        """
+        wanted = list(dict.fromkeys(guids))
+        parts = [wanted[start : start + MAX_NAMED] for start in range(0, len(wanted), MAX_NAMED)]
+        found: dict[bytes, bytes] = {}
+        for part in parts:
+            found.update(await self._get_part(part, name, deadline))
+        return found
+
+    async def stream(self, wanted: AsyncIterator[Wanted], deadline: Deadline) -> AsyncIterator[bytes]:
+        """The blocks in the order asked, fetched ahead in a window of bounded size."""
+        window: deque[tuple[list[bytes], asyncio.Task[dict[bytes, bytes]]]] = deque()
+        try:
+            part: list[bytes] = []
+            size = 0
+            async for guid, size_bytes in wanted:
+                if part and (size + size_bytes > CHUNK_BYTES or len(part) == MAX_NAMED):
+                    window.append(self._start(part, deadline))
+                    part, size = [], 0
+                    if len(window) >= IN_FLIGHT:
+                        guids, task = window.popleft()
+                        found = await task
+                        for name in guids:
+                            yield found[name]
+                part.append(guid)
+                size += size_bytes
+            if part:
+                window.append(self._start(part, deadline))
+            while window:
+                guids, task = window.popleft()
+                found = await task
+                for name in guids:
+                    yield found[name]
+        finally:
+            for _, task in window:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in window), return_exceptions=True)
+
+    def _start(self, part: list[bytes], deadline: Deadline) -> tuple[list[bytes], asyncio.Task[dict[bytes, bytes]]]:
+        return part, self._asker.loop.create_task(self.get(part, bguid, deadline))
+
+    async def _get_part(self, wanted: list[bytes], name: Name, deadline: Deadline) -> dict[bytes, bytes]:
+        """Servers in turn, the next one whenever one is overdue or lacks something; each is asked for what is missing."""
+        found: dict[bytes, bytes] = {}
+        order = self._in_turn()
+        lacks = {server: False for server in order}
+        pause = self._trips.patience
+        place = 0
+        with self._asker.open() as talk:
+            asked = self._ask(talk, order[0], wanted, found)
+            overdue_at = self._asker.loop.time() + pause
+            while True:
+                answer = await talk.next(min(overdue_at, deadline.at))
+                if answer is None:
+                    if deadline.passed:
+                        raise TimedOut(
+                            f"{len(wanted) - len(found)} blocks did not arrive within {deadline.seconds:g} s:"
+                            " see `pond cluster status`"
+                        )
+                    place += 1
+                    if place % len(order) == 0:
+                        pause = min(2 * pause, 5.0)
+                    asked = self._ask(talk, order[place % len(order)], wanted, found)
+                    overdue_at = self._asker.loop.time() + self._asker.jitter(pause)
+                    continue
+                server, reply = answer
+                before = len(found)
+                if isinstance(reply, Blocks):
+                    self._take(reply.blocks, wanted, found, name)
+                elif isinstance(reply, Overloaded | Refused):
+                    self._asker.distrust("a server did not give blocks")
+                else:
+                    self._asker.distrust("answer to another question")
+                if len(found) == len(wanted):
+                    seconds = talk.round_trip(server)
+                    if seconds is not None:
+                        self._trips.add(seconds)
+                    return found
+                if len(found) > before:
+                    deadline.extend()
+                else:
+                    lacks[server] = True
+                    if all(lacks.values()):
+                        raise Unavailable(
+                            f"no server has block {_missing(wanted, found).hex()}: it was pruned, or too many servers"
+                            " lost it; see `pond cluster status`"
+                        )
+                    place += 1
+                    server = order[place % len(order)]
+                if server == asked or len(found) == before:
+                    asked = self._ask(talk, server, wanted, found)
+                    overdue_at = self._asker.loop.time() + pause
+
+    def _ask(self, talk: Conversation, server: int, wanted: list[bytes], found: dict[bytes, bytes]) -> int:
+        talk.send(server, talk.encode(GetBlocks(talk.ask, [guid for guid in wanted if guid not in found])))
+        return server
+
+    def _take(self, blocks: list[bytes | None], wanted: list[bytes], found: dict[bytes, bytes], name: Name) -> None:
+        missing = {guid for guid in wanted if guid not in found}
+        for block in blocks[:MAX_NAMED]:
+            if block is None:
+                continue
+            guid = name(block)
+            if guid in missing:
+                found[guid] = block
+            elif guid not in found:
+                self._asker.distrust("wrong block")
+
+    def _in_turn(self) -> list[int]:
+        """The servers, quickest first, but beginning with another one each time, so that all share the work."""
+        order = self._asker.quickest()
+        self._turn += 1
+        start = self._turn % len(order)
+        return order[start:] + order[:start]
+
+
+def _missing(wanted: list[bytes], found: dict[bytes, bytes]) -> bytes:
+    return next(guid for guid in wanted if guid not in found)
+
+
+node_name: Name = digest
+"""Name of a tree node."""
+
+__all__ = ["Fetcher", "Progress", "Upload", "UsageError", "Wanted", "bguid", "node_name"]

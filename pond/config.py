@@ -1,0 +1,99 @@
+"""Every setting, and the public description of a cluster: JSON files, read strictly.
+
+Limits are no settings; each stands as a constant beside the rule that it belongs to.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from pond.errors import ClusterDamaged, NotFound, UsageError
+from pond.keys import write_durably
+
+FORMAT = 1
+"""Number of the form of these files; it stands in each of them."""
+
+MAX_FILE_BYTES = 1024 * 1024
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://[^\s/:]+:[1-9][0-9]{0,4}$")]
+HostPort = Annotated[str, msgspec.Meta(pattern=r"^[^\s/:]+:[1-9][0-9]{0,4}$")]
+
+
+class Hex(bytes):
+    """32 bytes, a key or an id, written as 64 base-16 digits."""
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ring server: its place in the ring, its Ed25519 key, and where it listens."""
+
+    id: Count
+    public_key: Hex
+    peer_address: Address
+    client_address: Address
+    metrics_address: HostPort
+
+
+class ClusterFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=FORMAT):
+    """What anybody may know of a cluster and everybody needs: which ring, which key to believe, where to ask."""
+
+    ring_id: Hex
+    epoch: Count
+    ring_key: Hex
+    """The ring's Ed25519 key: all that a client trusts."""
+    members: Annotated[tuple[Member, ...], msgspec.Meta(min_length=1)]
+    """In order of their ids, 0 to n-1."""
+    created: Annotated[str, msgspec.Meta(max_length=64)]
+    """When, as ISO 8601 text; for people."""
+
+    def __post_init__(self) -> None:
+        if [member.id for member in self.members] != list(range(len(self.members))):
+            raise ValueError("members are not numbered 0 to n-1 in order")
+        if len({member.public_key for member in self.members}) != len(self.members):
+            raise ValueError("two members have the same key")
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=FORMAT):
+    """What one server directory says of itself; key and data lie beside it."""
+
+    id: Count
+    """The server's place in the ring."""
+    cluster: str
+    """Path of the cluster file, relative to the server's directory."""
+
+
+Settings = TypeVar("Settings", ClusterFile, NodeConfig)
+
+
+def read(path: Path, kind: type[Settings]) -> Settings:
+    """The settings in a file. Raises NotFound, UsageError, or ClusterDamaged that says which field is wrong."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES)
+    except FileNotFoundError:
+        raise NotFound(f"there is no {path}: start a cluster with `pond cluster up`, or name its directory") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path} ({error.strerror}): check the name and who owns the file") from None
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=_from_json)
+    except msgspec.DecodeError as error:
+        raise ClusterDamaged(f"{path} is damaged or of another format ({error}): restore it from a copy") from None
+
+
+def write(path: Path, settings: ClusterFile | NodeConfig) -> None:
+    """Replace the file as a whole; durable when this returns."""
+    data = msgspec.json.encode(settings, enc_hook=_to_json)
+    write_durably(path, msgspec.json.format(data, indent=2) + b"\n", replace=True)
+
+
+def _from_json(kind: type, value: Any) -> Hex:
+    assert kind is Hex, "our fault: a setting of a type that has no form in JSON"
+    if not isinstance(value, str) or len(value) != 64:
+        raise ValueError("expected 64 base-16 digits")
+    return Hex.fromhex(value)
+
+
+def _to_json(value: Any) -> str:
+    assert isinstance(value, Hex), "our fault: a setting of a type that has no form in JSON"
+    return value.hex()

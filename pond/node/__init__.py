@@ -1,0 +1,1 @@
+"""A server and its roles: today a member of the ring; later also archiver, overlay node and secondary replica."""

@@ -1,0 +1,213 @@
+"""A ring server's core: agreement, the store it orders for, and what clients ask, as one state machine without I/O.
+
+The server (`pond.node.server`) and the simulator drive the same object: typed messages from authenticated senders come
+in, effects go out, to be performed in order (bft.effects). Answers to clients leave as `ToClient`.
+"""
+
+from typing import NamedTuple
+
+from bft.effects import (
+    AnswerClient,
+    BurstEnded,
+    Effect,
+    NewCertificate,
+    Persist,
+    RandomBytes,
+    Reader,
+    Received,
+    Rejected,
+    Requested,
+    Started,
+    Timer,
+    TimerFired,
+    Write,
+)
+from bft.messages import Message
+from bft.replica import OVERLOADED, Replica
+from bft.types import AgreedTime, ReplicaId, Sequence
+from pond.model.block import MAX_CIPHERTEXT_BYTES, bguid
+from pond.model.tables import BLOCKS, NODES, UPLOADS
+from pond.node.reads import Reads
+from pond.protocol import (
+    MAX_ANSWER_BYTES,
+    Answered,
+    Blocks,
+    BlocksHeld,
+    GetBlocks,
+    GetStatus,
+    Overloaded,
+    PutBlocks,
+    Question,
+    ReadHistory,
+    ReadObject,
+    Refused,
+    Reply,
+    ServerStatus,
+    Submit,
+)
+
+RETRY_AFTER_MS = 50
+"""When a client that was told of overload should come again: a few batches later."""
+
+WAITING_READS = 4096
+"""Reads that wait for a certificate; above it the answer is overload."""
+
+UPLOAD_BYTES = 4 * 1024**3
+"""Blocks held for updates that have not been ordered yet, at most; above it the answer is overload."""
+
+
+class ToClient(NamedTuple):
+    """Send this answer to a client; `client` is the shell's handle."""
+
+    client: object
+    reply: Reply
+
+
+class _Asker(NamedTuple):
+    """Where the answer to a request goes: a client's connection and its number for the question."""
+
+    client: object
+    ask: int
+
+
+class _WaitingRead(NamedTuple):
+    needed: Sequence
+    client: object
+    question: ReadObject | ReadHistory
+
+
+class RingServer:
+    """One member of the ring as its peers and clients see it."""
+
+    def __init__(self, replica: Replica, disk: Reader) -> None:
+        self.replica = replica
+        self._disk = disk
+        self._reads = Reads(disk)
+        self._waiting: list[_WaitingRead] = []
+        self._uploaded_bytes = 0
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def started(self, now: AgreedTime, start: bytes) -> list[Effect | ToClient]:
+        """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start."""
+        self._uploaded_bytes = sum(
+            self._disk.size(BLOCKS, guid) or 0 for guid, _ in self._disk.scan(UPLOADS, b"", b"\xff" * 33)
+        )
+        return self._translate(self.replica.step(Started(now, start)))
+
+    def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> list[Effect | ToClient]:
+        """A message from another replica, whose link says who it is."""
+        return self._translate(self.replica.step(Received(sender, message, now)))
+
+    def on_client(self, client: object, question: Question, now: AgreedTime) -> list[Effect | ToClient]:
+        """A question from a client, which may be anybody."""
+        match question:
+            case Submit(ask, request):
+                return self._translate(self.replica.step(Requested(_Asker(client, ask), request, now)))
+            case PutBlocks(ask, blocks):
+                return self._on_put_blocks(client, ask, blocks)
+            case GetBlocks(ask, guids):
+                return [ToClient(client, Blocks(ask, self._blocks(guids)))]
+            case ReadObject():
+                needed = self.replica.ordering.committing if question.linearizable else Sequence(0)
+                return self._read(_WaitingRead(needed, client, question))
+            case ReadHistory():
+                return self._read(_WaitingRead(Sequence(0), client, question))
+            case GetStatus(ask):
+                return [ToClient(client, self._status(ask))]
+
+    def on_timer(self, timer: Timer, now: AgreedTime) -> list[Effect | ToClient]:
+        """A timer that was set has fired."""
+        return self._translate(self.replica.step(TimerFired(timer, now)))
+
+    def on_random(self, data: bytes) -> list[Effect | ToClient]:
+        """Random bytes that were asked for."""
+        return self._translate(self.replica.step(RandomBytes(data)))
+
+    def burst_ended(self, now: AgreedTime) -> list[Effect | ToClient]:
+        """Nothing more to read for now."""
+        return self._translate(self.replica.step(BurstEnded(now)))
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def _translate(self, effects: list[Effect]) -> list[Effect | ToClient]:
+        """Agreement's answers in the client protocol's words; all else as it is, in the same order."""
+        translated: list[Effect | ToClient] = []
+        for effect in effects:
+            match effect:
+                case AnswerClient(_Asker(client, ask), answer, certificate, place):
+                    translated.append(ToClient(client, Answered(ask, answer, certificate, place)))
+                case Rejected(_Asker(client, ask), reason):
+                    overloaded = reason == OVERLOADED
+                    reply = Overloaded(ask, RETRY_AFTER_MS) if overloaded else Refused(ask, reason)
+                    translated += [effect, ToClient(client, reply)]
+                case NewCertificate():
+                    translated += [effect, *self._flush_reads()]
+                case _:
+                    translated.append(effect)
+        return translated
+
+    # --- reads -----------------------------------------------------------------------------------------------------
+
+    def _read(self, read: _WaitingRead) -> list[Effect | ToClient]:
+        if self.replica.checkpoints.diverged_at is not None:
+            reason = "this server's state differs from the ring's: it does not answer until it is repaired"
+            return [ToClient(read.client, Refused(read.question.ask, reason))]
+        certified = self.replica.execution.certified
+        if certified is not None and certified.sequence >= read.needed:
+            return [ToClient(read.client, self._reads.answer(read.question, certified))]
+        if len(self._waiting) >= WAITING_READS:
+            return [ToClient(read.client, Overloaded(read.question.ask, RETRY_AFTER_MS))]
+        self._waiting.append(read)
+        return []
+
+    def _flush_reads(self) -> list[Effect | ToClient]:
+        waiting, self._waiting = self._waiting, []
+        return [effect for read in waiting for effect in self._read(read)]
+
+    def _blocks(self, guids: list[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        room = MAX_ANSWER_BYTES
+        for guid in guids:
+            block = self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
+            room -= len(block) if block is not None else 0
+            if found and room < 0:
+                break
+            found.append(block)
+        return found
+
+    # --- blocks that travel ahead ------------------------------------------------------------------------------------
+
+    def _on_put_blocks(self, client: object, ask: int, blocks: list[bytes]) -> list[Effect | ToClient]:
+        if any(len(block) > MAX_CIPHERTEXT_BYTES for block in blocks):
+            return [ToClient(client, Refused(ask, f"a block is larger than {MAX_CIPHERTEXT_BYTES} bytes"))]
+        fresh = {guid: block for block in blocks if self._disk.size(BLOCKS, guid := bguid(block)) is None}
+        size = sum(map(len, fresh.values()))
+        if self._uploaded_bytes + size > UPLOAD_BYTES:
+            return [ToClient(client, Overloaded(ask, RETRY_AFTER_MS))]
+        self._uploaded_bytes += size
+        writes = [Write(BLOCKS, guid, block) for guid, block in fresh.items()]
+        marks = [Write(UPLOADS, guid, b"") for guid in fresh]
+        held = ToClient(client, BlocksHeld(ask))
+        return [Persist((*writes, *marks)), held, *self._translate(self.replica.blocks_arrived())]
+
+    # --- how it is -------------------------------------------------------------------------------------------------
+
+    def _status(self, ask: int) -> ServerStatus:
+        replica = self.replica
+        certified = replica.execution.certified
+        return ServerStatus(
+            ask,
+            replica.identity,
+            replica.ordering.view,
+            replica.ordering.primary,
+            replica.execution.executed,
+            certified.sequence if certified is not None else 0,
+            replica.ordering.stable,
+            replica.execution.time,
+            replica.execution.tree.root,
+            len(replica.execution.tree),
+            replica.queued,
+            0,
+            {},
+        )
