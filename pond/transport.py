@@ -364,6 +364,8 @@ class _Port(ABC):
 
     def close(self) -> None:
         """Drop what is queued, free the address and all descriptors."""
+        if self._context.closed:
+            return
         self._events.close()
         self._reader.close()
         self._zap_reader.close()
@@ -388,7 +390,7 @@ class _Port(ABC):
                     verdict = [b"200", b"OK", key, b""]
                 else:
                     self.counters["key refused"] += 1
-                    verdict = [b"300", b"unknown key", b"", b""]     # after a 300 the other side may try again later
+                    verdict = [b"400", b"unknown key", b"", b""]
                 self._zap.send_multipart([version, request, *verdict])
         except zmq.Again:
             return False

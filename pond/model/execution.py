@@ -153,7 +153,7 @@ def execute(update: Update, principal: bytes, request: Digest, time: int, view: 
     if found.version is not None:
         time = max(time, found.version.time)
     for number, clause in enumerate(update.clauses):
-        if all(holds(predicate, found, time, view) for predicate in clause.predicates):
+        if all(_holds(predicate, found, time, view) for predicate in clause.predicates):
             draft = _Draft(found, view)
             try:
                 for action in clause.actions:
@@ -179,7 +179,7 @@ def _find(update: Update, principal: bytes, view: ServiceView) -> _Object | Reas
     return _Object(update.aguid, record.owner, record.block_size, record, version)
 
 
-def holds(predicate: Predicate, found: _Object, time: int, view: ServiceView) -> bool:
+def _holds(predicate: Predicate, found: _Object, time: int, view: ServiceView) -> bool:
     """Whether a predicate holds of an object at an agreed time."""
     match predicate:
         case updates.VersionIs(number):
@@ -200,11 +200,11 @@ def holds(predicate: Predicate, found: _Object, time: int, view: ServiceView) ->
         case updates.MetadataIs(digest):
             return digest == (found.metadata.digest() if found.metadata else None)
         case updates.And(terms):
-            return all(holds(term, found, time, view) for term in terms)
+            return all(_holds(term, found, time, view) for term in terms)
         case updates.Or(terms):
-            return any(holds(term, found, time, view) for term in terms)
+            return any(_holds(term, found, time, view) for term in terms)
         case updates.Not(term):
-            return not holds(term, found, time, view)
+            return not _holds(term, found, time, view)
 
 
 def _commit(found: _Object, writer: bytes, request: Digest, time: int, clause: int, draft: _Draft) -> Execution:

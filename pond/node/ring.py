@@ -18,6 +18,7 @@ from bft.effects import (
     Rejected,
     Requested,
     Started,
+    Store,
     Timer,
     TimerFired,
     Write,
@@ -26,8 +27,9 @@ from bft.messages import Message
 from bft.replica import OVERLOADED, Replica
 from bft.types import AgreedTime, ReplicaId, Sequence
 from pond.model.block import MAX_CIPHERTEXT_BYTES, bguid
-from pond.model.tables import BLOCKS, NODES, UPLOADS
+from pond.model.tables import BLOCKS, NODES
 from pond.node.reads import Reads
+from pond.node.service import UPLOADS
 from pond.protocol import (
     MAX_ANSWER_BYTES,
     Answered,
@@ -143,6 +145,9 @@ class RingServer:
                     translated += [effect, ToClient(client, reply)]
                 case NewCertificate():
                     translated += [effect, *self._flush_reads()]
+                case Store(writes):
+                    self._uploaded_bytes -= self._used(writes)
+                    translated.append(effect)
                 case _:
                     translated.append(effect)
         return translated
@@ -190,6 +195,10 @@ class RingServer:
         marks = [Write(UPLOADS, guid, b"") for guid in fresh]
         held = ToClient(client, BlocksHeld(ask))
         return [Persist((*writes, *marks)), held, *self._translate(self.replica.blocks_arrived())]
+
+    def _used(self, writes: tuple[Write, ...]) -> int:
+        """Bytes of blocks that waited for an update and now belong to one."""
+        return sum(self._disk.size(BLOCKS, write.key) or 0 for write in writes if write.table == UPLOADS)
 
     # --- how it is -------------------------------------------------------------------------------------------------
 

@@ -41,16 +41,16 @@ from bft.types import AgreedTime, Epoch, ReplicaId
 from pond import config, keys
 from pond.errors import ClusterDamaged, Unavailable
 from pond.logs import Log
-from pond.model.tables import ALL as MODEL_TABLES
 from pond.node.metrics import Metrics, MetricsPort
 from pond.node.phases import Phases
 from pond.node.ring import RingServer, ToClient
+from pond.node.service import TABLES as SERVICE_TABLES
 from pond.node.service import Service
 from pond.protocol import MAX_MESSAGE_BYTES, Question, Reply, ServerStatus
 from pond.storage import Storage
 from pond.transport import ClientPort, PeerPort, Remote
 
-TABLES = (LOG, META, STATE, *MODEL_TABLES)
+TABLES = (LOG, META, STATE, *SERVICE_TABLES)
 
 LAZY_SYNC_SECONDS = 1.0
 """How long what can be computed again from the log may stay unsynced when no vote forces a sync."""

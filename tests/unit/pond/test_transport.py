@@ -214,8 +214,7 @@ def test_a_client_that_does_not_read_takes_a_bounded_share():
                 busy.send(0, b"busy")
                 await until(lambda: len(asked) == 2)
                 handles = {question: handle for handle, _, question in asked}
-                for reader in (idle._links[0]._reader,):
-                    reader.close()                          # from here on nobody empties its socket
+                idle._links[0]._reader.close()      # from here on nobody empties its socket
                 large = bytes(MAX_MESSAGE_BYTES)
                 await until(lambda: not port.send(handles[b"idle"], large))
                 assert port.send(handles[b"busy"], b"as ever")
@@ -309,19 +308,17 @@ def test_a_link_that_met_nonsense_is_made_anew(nonsense: bytes, monkeypatch: pyt
 
     async def test():
         inbox: list = []
-        with socket.create_server(("127.0.0.1", 0)) as listener, closing(peer(1, [])) as other:
-            address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-            listener.setblocking(False)
-            other.set_members({0: Remote(PUBLIC[0], address)})
-            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
-            connection.sendall(nonsense)
-            await until(lambda: other.counters["link revived"])
-            connection.close()
-        with closing(peer(0, inbox, address)) as one:
-            one.set_members({0: remote(0, one), 1: remote(1, other)})
-            other.close()
-            with closing(peer(1, [])) as other:
-                other.set_members({0: remote(0, one)})
+        with closing(peer(1, [])) as other:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+                listener.setblocking(False)
+                other.set_members({0: Remote(PUBLIC[0], address)})
+                connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+                with connection:
+                    connection.sendall(nonsense)
+                    await until(lambda: other.counters["link revived"])
+            with closing(peer(0, inbox, address)) as one:
+                one.set_members({0: remote(0, one), 1: remote(1, other)})
                 await until(lambda: other.send(0, b"again") and inbox)
                 assert inbox[0] == (1, b"again")
 

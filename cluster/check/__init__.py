@@ -1,0 +1,1 @@
+"""Checkers: pure functions of what a run recorded, which say Ok, Illegal or Unknown."""

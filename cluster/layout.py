@@ -1,0 +1,255 @@
+"""The directory of a local cluster: what stands where, making one as a whole, and refusing one that is not whole.
+
+    cluster.json                        public: the ring's id and key, its members and where they listen
+    owner.key                           secret: the root of the user's own keys
+    servers/ring-0/node.json            which place in which cluster
+                  /node.key, share.key  secret: the server's own key, its share of the ring's
+                  /store/, server.log   what it keeps, what it says
+                  /process              which process it is, while it runs
+
+Directories have mode 0700 and files 0600. A new directory is built beside its place and renamed there.
+"""
+
+import os
+import random
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from bft import key_share
+from bft.frost import FrostError
+from bft.membership import SIZES
+from bft.secret import Secret
+from bft.signatures import Ed25519Signer
+from bft.threshold import deal
+from pond import config, keys
+from pond.client.locate import CLUSTER_FILE, OWNER_KEY
+from pond.config import ClusterFile, Hex, Member, NodeConfig
+from pond.errors import ClusterDamaged, NotFound, PondError, Unavailable, UsageError
+
+SERVERS = "servers"
+NODE_CONFIG = "node.json"
+NODE_KEY = "node.key"
+SHARE_KEY = "share.key"
+LOG = "server.log"
+PROCESS = "process"
+
+HOST = "127.0.0.1"
+PORTS_PER_SERVER = 3
+LOWEST_PORT = 10_000
+TRIES_PER_PORT = 100
+
+_SECRET_MODE = 0o077
+
+
+class ServerPlace(NamedTuple):
+    """One server of the cluster: its name, its place in the ring and its directory."""
+
+    name: str
+    member: Member
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        """What the server writes, and what its process printed."""
+        return self.directory / LOG
+
+    @property
+    def process(self) -> Path:
+        """The file that says which process the server is."""
+        return self.directory / PROCESS
+
+
+class Layout(NamedTuple):
+    """A cluster's directory, opened."""
+
+    directory: Path
+    cluster: ClusterFile
+
+    @property
+    def servers(self) -> list[ServerPlace]:
+        """All ring servers, in order of their ids."""
+        return [
+            ServerPlace(server_name(member.id), member, self.directory / SERVERS / server_name(member.id))
+            for member in self.cluster.members
+        ]
+
+    def named(self, names: tuple[str, ...]) -> list[ServerPlace]:
+        """The servers with these names, each once. Raises UsageError for a name that none has."""
+        servers = {server.name: server for server in self.servers}
+        for name in names:
+            if name not in servers:
+                known = ", ".join(servers)
+                raise UsageError(f"there is no server {name[:40]!r} in {self.directory}: it has {known}")
+        return [servers[name] for name in dict.fromkeys(names)]
+
+
+def server_name(identity: int) -> str:
+    """What people call a ring server."""
+    return f"ring-{identity}"
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+def open_layout(directory: Path) -> Layout:
+    """The cluster in a directory. Raises NotFound, UsageError, or ClusterDamaged that names the file."""
+    try:
+        found = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        raise NotFound(
+            f"there is no cluster at {directory}: start one with `pond cluster up`, or name its directory (--cluster)"
+        ) from None
+    except NotADirectoryError:
+        raise UsageError(f"{directory} is a file: name the directory of a cluster") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {directory} ({error.strerror}): check who owns it") from None
+    file = directory / CLUSTER_FILE
+    if not file.exists():
+        if SERVERS in found or OWNER_KEY in found:
+            raise ClusterDamaged(f"{directory} is no whole cluster, it lacks {CLUSTER_FILE}: {_ADVICE}")
+        raise NotFound(f"{directory} is no cluster: name another directory, or one that does not exist yet")
+    layout = Layout(directory, config.read(file, ClusterFile))
+    for place in [directory / SERVERS, *(server.directory for server in layout.servers)]:
+        if not place.is_dir():
+            raise ClusterDamaged(f"{directory} is no whole cluster, it lacks {place.relative_to(directory)}: {_ADVICE}")
+    return layout
+
+
+_ADVICE = "put it back from a copy, or move the directory away and begin anew with `pond cluster up`"
+
+
+def check(layout: Layout) -> None:
+    """Look at every file that a server needs to start. Raises UsageError or ClusterDamaged that names the first bad one.
+
+    The directory itself and the keys must be closed to others.
+    """
+    if layout.directory.stat().st_mode & _SECRET_MODE:
+        raise UsageError(f"{layout.directory} is open to others: run chmod 700 on it, it holds secret keys")
+    with _damage(layout, OWNER_KEY):
+        keys.read_key(layout.directory / OWNER_KEY, keys.Kind.OWNER)
+    for server in layout.servers:
+        with _damage(layout, f"{SERVERS}/{server.name}"):
+            _check_server(server, layout.cluster)
+
+
+def _check_server(server: ServerPlace, cluster: ClusterFile) -> None:
+    settings = config.read(server.directory / NODE_CONFIG, NodeConfig)
+    if settings.id != server.member.id:
+        raise ClusterDamaged(f"{server.directory / NODE_CONFIG} is of another server: {_ADVICE}")
+    seed = keys.read_key(server.directory / NODE_KEY, keys.Kind.NODE)
+    if Ed25519Signer(seed).public_key != server.member.public_key:
+        raise ClusterDamaged(f"{server.directory / NODE_KEY} is not the key in {CLUSTER_FILE}: {_ADVICE}")
+    kept = keys.read_key(server.directory / SHARE_KEY, keys.Kind.SHARE)
+    try:
+        share, public = key_share.decode(kept)
+    except FrostError:
+        raise ClusterDamaged(f"{server.directory / SHARE_KEY} holds no share of a key: {_ADVICE}") from None
+    if public.group_public_key != cluster.ring_key or share.identifier != server.member.id + 1:
+        raise ClusterDamaged(f"{server.directory / SHARE_KEY} is not of the ring in {CLUSTER_FILE}: {_ADVICE}")
+
+
+@contextmanager
+def _damage(layout: Layout, part: str) -> Iterator[None]:
+    """A file of a cluster that is not there is damage, not something that was never made."""
+    try:
+        yield
+    except NotFound as error:
+        missing = str(error).partition(":")[0]
+        raise ClusterDamaged(f"{layout.directory} is no whole cluster ({part}): {missing}; {_ADVICE}") from None
+
+
+# --- making ------------------------------------------------------------------------------------------------------
+
+
+def create(directory: Path, ring: int) -> Layout:
+    """Make a new cluster with a ring of `ring` servers; the directory may exist when it is empty.
+
+    Raises UsageError when it is not, or cannot be written.
+    """
+    if ring not in SIZES:
+        raise UsageError(f"a ring has {', '.join(map(str, SIZES))} servers, not {ring}")
+    building = directory.with_name(f".{directory.name}.{secrets.token_hex(8)}")
+    try:
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        building.mkdir(mode=0o700)
+        try:
+            cluster = _fill(building, ring)
+            building.rename(directory)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except PondError:
+        raise
+    except OSError as error:
+        if directory.exists():
+            raise UsageError(f"{directory} is in use ({error.strerror}): name another directory") from None
+        raise UsageError(f"cannot make {directory} ({error.strerror}): name a directory that you can write") from None
+    return Layout(directory, cluster)
+
+
+def _fill(directory: Path, ring: int) -> ClusterFile:
+    threshold = (ring - 1) // 3 + 1
+    public, shares = deal(Secret(os.urandom(64 * threshold)), ring, threshold)
+    seeds = [Secret(os.urandom(keys.KEY_BYTES)) for _ in range(ring)]
+    ports = free_ports(PORTS_PER_SERVER * ring)
+    members = []
+    for identity, (seed, share) in enumerate(zip(seeds, shares, strict=True)):
+        place = directory / SERVERS / server_name(identity)
+        peer, client, metrics = (ports.pop() for _ in range(PORTS_PER_SERVER))
+        members.append(
+            Member(
+                id=identity,
+                public_key=Hex(Ed25519Signer(seed).public_key),
+                peer_address=f"tcp://{HOST}:{peer}",
+                client_address=f"tcp://{HOST}:{client}",
+                metrics_address=f"{HOST}:{metrics}",
+            )
+        )
+        keys.write_key(place / NODE_KEY, keys.Kind.NODE, seed)
+        keys.write_key(place / SHARE_KEY, keys.Kind.SHARE, key_share.encode(share, public))
+        config.write(place / NODE_CONFIG, NodeConfig(id=identity, cluster=f"../../{CLUSTER_FILE}"))
+    keys.write_key(directory / OWNER_KEY, keys.Kind.OWNER, Secret(os.urandom(keys.KEY_BYTES)))
+    cluster = ClusterFile(
+        ring_id=Hex(os.urandom(32)),
+        epoch=0,
+        ring_key=Hex(public.group_public_key),
+        members=tuple(members),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    config.write(directory / CLUSTER_FILE, cluster)
+    return cluster
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at now.
+
+    They lie below those that the kernel gives to outgoing connections: a server that is down for a while must find its
+    own port free again. Raises Unavailable.
+    """
+    lowest_outgoing = _lowest_outgoing_port()
+    ports: list[int] = []
+    with ExitStack() as held:
+        for _ in range(count * TRIES_PER_PORT):
+            listener = held.enter_context(socket.socket())
+            wanted = random.randrange(LOWEST_PORT, lowest_outgoing) if lowest_outgoing > LOWEST_PORT else 0
+            try:
+                listener.bind((HOST, wanted))
+            except OSError:
+                listener.close()
+                continue
+            ports.append(listener.getsockname()[1])
+            if len(ports) == count:
+                return ports
+    raise Unavailable(f"found no {count} free ports at {HOST}: stop programs that listen there")
+
+
+def _lowest_outgoing_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,1 @@
+"""The deterministic simulator: whole rings of real cores on virtual time, with faults that one seed decides."""

@@ -1,0 +1,72 @@
+"""The store as the ring orders it: `bft` sees operations, keys and values as bytes, `pond.model` knows what they mean."""
+
+from collections import OrderedDict
+
+from bft.effects import Write
+from bft.service import Result, ServiceView
+from bft.statement import Digest
+from bft.types import AgreedTime
+from pond.model import execution
+from pond.model.block import bguid
+from pond.model.tables import BLOCKS, NODES, NUMBERS, OUTCOMES, RANGES, VERSIONS
+from pond.model.update import Update, UpdateError, decode, named_blocks
+from pond.model.version import Status
+
+UPLOADS = "uploads"
+"""Table of this server's own: blocks that clients sent ahead and no update has used yet."""
+
+TABLES = (BLOCKS, NODES, VERSIONS, NUMBERS, OUTCOMES, RANGES, UPLOADS)
+
+REMEMBERED = 512
+REMEMBERED_BYTES = 64 * 1024
+"""Decoded updates remembered between the check, the vote and the execution; larger ones are decoded again."""
+
+
+class Service:
+    """A bft.service.StateMachine. Holds no state: everything is in the view that it is given."""
+
+    def __init__(self) -> None:
+        self._decoded: OrderedDict[bytes, Update] = OrderedDict()
+
+    def refuses(self, operation: bytes) -> str | None:
+        """Why no server may vote for an operation, whatever the state."""
+        try:
+            self._decode(operation)
+        except UpdateError as error:
+            return str(error)
+        return None
+
+    def bodies(self, operation: bytes) -> list[Digest]:
+        """BGUIDs of the blocks that an update names."""
+        return named_blocks(self._decode(operation))
+
+    def body_digest(self, body: bytes) -> Digest:
+        """BGUID of a block."""
+        return bguid(body)
+
+    def body_table(self) -> str:
+        """Where blocks are."""
+        return BLOCKS
+
+    def execute(
+        self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
+    ) -> Result:
+        """Run an update; its result is an encoded Outcome."""
+        update = self._decode(operation)
+        ran = execution.execute(update, principal, request, time, view)
+        writes = ran.writes
+        if ran.outcome.status is Status.COMMITTED:
+            uploads = [name for name in named_blocks(update) if view.size(UPLOADS, name) is not None]
+            writes = (*writes, *(Write(UPLOADS, name, None) for name in uploads))
+        return Result(ran.outcome.encode(), ran.state, writes)
+
+    def _decode(self, operation: bytes) -> Update:
+        known = self._decoded.get(operation)
+        if known is not None:
+            return known
+        update = decode(operation)
+        if len(operation) <= REMEMBERED_BYTES:
+            self._decoded[operation] = update
+            if len(self._decoded) > REMEMBERED:
+                self._decoded.popitem(last=False)
+        return update
