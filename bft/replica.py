@@ -182,8 +182,8 @@ class Replica:
             case Nonces():
                 return self.signing.on_nonces(sender, message)
             case SignatureShare():
-                if not self.ordering.stable < message.sequence <= self.ordering.high:
-                    return [Rejected(sender, "share outside the watermarks")]
+                if not self.ordering.stable - WINDOW < message.sequence <= self.ordering.high:
+                    return [Rejected(sender, "share far from the watermarks")]
                 return self.signing.on_share(sender, message) + self._take_made()
             case Certified():
                 return self._on_certified(sender, message)

@@ -7,7 +7,7 @@ import pytest
 
 from bft.checkpoints import INTERVAL, checkpoint_digest
 from bft.effects import Broadcast, Persist, Received, Rejected, Send
-from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
+from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare, SignatureShare
 from bft.ordering import WINDOW
 from bft.types import Epoch, ReplicaId, Sequence, View
 from tests.unit.bft.ring import Client, Ring
@@ -311,3 +311,26 @@ def test_a_body_that_is_missing_is_fetched_before_the_vote() -> None:
     ring.run()
     assert ring.disks[1].get("bodies", name) == body
     assert ring.replicas[1].ordering.slots[stripped.sequence].voted
+
+
+def test_a_batch_whose_checkpoint_is_stable_still_gets_its_certificate() -> None:
+    """The last share may come after the checkpoint of the same batch: it is not outside the watermarks for that."""
+    ring = Ring()
+    shares: list[tuple[ReplicaId, ReplicaId, Message]] = []
+
+    def hold_shares(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
+        if isinstance(message, SignatureShare) and message.sequence == INTERVAL:
+            shares.append((sender, to, message))
+            return True
+        return False
+
+    ring.drops = hold_shares
+    client = Client()
+    for i in range(INTERVAL):
+        ring.submit(client.request(b"%d" % i))
+    assert ring.replicas[0].ordering.stable == INTERVAL
+    ring.links.extend(shares)
+    ring.drops = lambda sender, to, message: False
+    ring.run()
+    assert len(ring.answers) == INTERVAL
+    assert all(answer.certificate is not None for answer in ring.answers)

@@ -1,4 +1,4 @@
-"""FROST(Ed25519, SHA-512): the vector of RFC 9591, everybody else's Ed25519, liars of all kinds, and the nonce guard."""
+"""FROST(Ed25519, SHA-512): signatures that everybody checks, liars of all kinds, and the guard of nonces."""
 
 import copy
 import json
@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Sequence
 from hashlib import sha512
 from itertools import combinations
-from pathlib import Path
 
 import msgspec
 import nacl.signing
@@ -32,13 +31,8 @@ from bft.threshold import (
     NonceCommitment,
     Nonces,
     ThresholdPublic,
-    ThresholdScheme,
 )
 
-VECTOR = json.loads((Path(__file__).parents[2] / "vectors" / "frost-ed25519-sha512.json").read_text())
-INPUTS = VECTOR["inputs"]
-ROUND_ONE = VECTOR["round_one_outputs"]["outputs"]
-ROUND_TWO = VECTOR["round_two_outputs"]["outputs"]
 MESSAGE = b"a certificate"
 
 IDENTITY = bytes([1]) + bytes(31)
@@ -108,103 +102,6 @@ def assert_signature(key: bytes, message: bytes, signature: bytes) -> None:
     assert len(signature) == 64
     nacl.signing.VerifyKey(key).verify(message, signature)
     Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-
-
-# The vector of RFC 9591, appendix E.1
-
-
-def vector_deal() -> tuple[bytes, list[KeyShare], list[bytes]]:
-    coefficients = [Secret(bytes.fromhex(scalar)) for scalar in INPUTS["share_polynomial_coefficients"]]
-    return frost.deal(Secret(bytes.fromhex(INPUTS["group_secret_key"])), coefficients, 3, 2)
-
-
-def vector_commitments() -> list[frost.Commitment]:
-    return [
-        (
-            output["identifier"],
-            bytes.fromhex(output["hiding_nonce_commitment"]),
-            bytes.fromhex(output["binding_nonce_commitment"]),
-        )
-        for output in ROUND_ONE
-    ]
-
-
-def vector_session() -> frost.Session:
-    return frost.open_session(
-        bytes.fromhex(INPUTS["group_public_key"]), vector_commitments(), bytes.fromhex(INPUTS["message"])
-    )
-
-
-def test_vector_keys():
-    key, shares, verification_shares = vector_deal()
-    assert key.hex() == INPUTS["group_public_key"]
-    assert [(share.identifier, share.secret.reveal().hex()) for share in shares] == [
-        (share["identifier"], share["participant_share"]) for share in INPUTS["participant_shares"]
-    ]
-    assert [frost.public_share(share) for share in shares] == verification_shares
-    assert ThresholdPublic(key, 2, verification_shares).valid()
-
-
-@pytest.mark.parametrize("output", ROUND_ONE, ids=lambda output: f"signer {output['identifier']}")
-def test_vector_round_one(output):
-    share = vector_deal()[1][output["identifier"] - 1]
-    hiding_random = bytes.fromhex(output["hiding_nonce_randomness"])
-    binding_random = bytes.fromhex(output["binding_nonce_randomness"])
-    assert frost.nonce_generate(share.secret, hiding_random).reveal().hex() == output["hiding_nonce"]
-    assert frost.nonce_generate(share.secret, binding_random).reveal().hex() == output["binding_nonce"]
-    (hiding, binding), points = frost.commit(share.secret, hiding_random + binding_random)
-    assert (hiding.reveal().hex(), binding.reveal().hex()) == (output["hiding_nonce"], output["binding_nonce"])
-    assert points[0].hex() == output["hiding_nonce_commitment"]
-    assert points[1].hex() == output["binding_nonce_commitment"]
-    assert frost.validate_commitment(*points)
-
-
-@pytest.mark.parametrize("output", ROUND_ONE, ids=lambda output: f"signer {output['identifier']}")
-def test_vector_binding_factor(output):
-    key, message = bytes.fromhex(INPUTS["group_public_key"]), bytes.fromhex(INPUTS["message"])
-    encoded = b"".join(number.to_bytes(32, "little") + d + e for number, d, e in vector_commitments())
-    prefix = key + frost.hash_for_transcript(b"msg", message) + frost.hash_for_transcript(b"com", encoded)
-    factor_input = prefix + output["identifier"].to_bytes(32, "little")
-    assert factor_input.hex() == output["binding_factor_input"]
-    assert frost.hash_to_scalar(b"rho", factor_input).hex() == output["binding_factor"]
-    for commitments in (vector_commitments(), vector_commitments()[::-1]):
-        factors = frost.binding_factors(key, commitments, message)
-        assert factors[output["identifier"]].hex() == output["binding_factor"]
-
-
-def test_vector_round_two_and_signature():
-    key, shares, verification_shares = vector_deal()
-    message = bytes.fromhex(INPUTS["message"])
-    session = vector_session()
-    made = {}
-    for first, second in zip(ROUND_ONE, ROUND_TWO, strict=True):
-        number = first["identifier"]
-        hiding, binding = (Secret(bytes.fromhex(first[name])) for name in ("hiding_nonce", "binding_nonce"))
-        assert frost.open_session(key, vector_commitments(), message, (number, hiding, binding)) == session
-        made[number] = frost.sign_share(session, shares[number - 1], hiding, binding)
-        assert made[number].hex() == second["sig_share"]
-        assert frost.verify_share(session, number, verification_shares[number - 1], made[number])
-    assert session.group_commitment.hex() == VECTOR["final_output"]["sig"][:64]
-    assert frost.group_commitment(vector_commitments(), session.binding_factors) == session.group_commitment
-    assert frost.challenge(session.group_commitment, key, message) == session.challenge
-    signature = frost.aggregate(session, key, message, made, dict(enumerate(verification_shares, start=1)))
-    assert signature.hex() == VECTOR["final_output"]["sig"]
-    assert_signature(key, message, signature)
-
-
-def test_vector_through_the_scheme():
-    key, shares, verification_shares = vector_deal()
-    public = ThresholdPublic(key, 2, verification_shares)
-    schemes: dict[int, ThresholdScheme] = {number: Frost(shares[number - 1], public) for number in (1, 3)}
-    nonces, commitments = {}, []
-    for output in ROUND_ONE:
-        random_bytes = bytes.fromhex(output["hiding_nonce_randomness"] + output["binding_nonce_randomness"])
-        nonces[output["identifier"]], commitment = schemes[output["identifier"]].commit(random_bytes)
-        commitments.append((output["identifier"], commitment))
-    message = bytes.fromhex(INPUTS["message"])
-    made = {number: schemes[number].sign(message, nonces[number], commitments) for number in (1, 3)}
-    assert [made[output["identifier"]].hex() for output in ROUND_TWO] == [output["sig_share"] for output in ROUND_TWO]
-    assert schemes[3].aggregate(message, commitments, made).hex() == VECTOR["final_output"]["sig"]
 
 
 # Sound among the honest
@@ -335,9 +232,15 @@ def test_a_share_for_another_message_key_or_session_is_the_culprits():
     with pytest.raises(BadShares) as caught:
         group.schemes[2].aggregate(MESSAGE, commitments, shares | {6: of_another_session[6]})
     assert caught.value.culprits == (6,)
+
+
+def test_errors_that_cancel_do_no_harm():
+    commitments, shares = GROUPS[7].sign([1, 4, 6])
+    swapped = {1: shares[4], 4: shares[1], 6: shares[6]}
+    assert_signature(GROUPS[7].key, MESSAGE, GROUPS[7].schemes[2].aggregate(MESSAGE, commitments, swapped))
     with pytest.raises(BadShares) as caught:
-        group.schemes[2].aggregate(MESSAGE, commitments, {1: shares[4], 4: shares[1], 6: shares[6]})
-    assert caught.value.culprits == (1, 4)
+        GROUPS[7].schemes[2].aggregate(MESSAGE, commitments, swapped | {6: bytes(32)})
+    assert caught.value.culprits == (1, 4, 6)
 
 
 def test_after_blame_the_right_shares_still_make_the_signature():
@@ -397,15 +300,12 @@ def test_a_liars_invalid_commitment_is_refused_or_blamed_on_the_liar(field, poin
     nonces, commitments = group.commit([1, 3])
     lie = msgspec.structs.replace(commitments[1][1], **{field: point})
     commitments[1] = (3, lie)
-    try:
+    with pytest.raises((BadCommitments, BadShares)) as caught:
         share = group.schemes[1].sign(MESSAGE, nonces[1], commitments)
-    except BadCommitments as error:
-        assert error.culprits == (3,)
-        assert field == "binding" or point not in MIXED_ORDER
-    else:
-        with pytest.raises(BadShares) as caught:
-            group.schemes[1].aggregate(MESSAGE, commitments, {1: share, 3: drawn("lie", 31) + b"\0"})
-        assert caught.value.culprits == (3,)
+        group.schemes[1].aggregate(MESSAGE, commitments, {1: share, 3: drawn("lie", 31) + b"\0"})
+    assert caught.value.culprits == (3,)
+    if field == "binding" or point in NOT_ON_THE_CURVE:
+        assert caught.type is BadCommitments
 
 
 @pytest.mark.parametrize("culprits", [(1,), (6,), (1, 4), (1, 4, 6)], ids=str)

@@ -1,0 +1,167 @@
+"""Server processes that outlive the command that started them: who they are, how they are, signals to them.
+
+A file in the server's directory names the process by its number, the tick it started at and the boot of the machine, so
+that a number that was given to another process since is never signalled. Signals go through a pidfd, which stands for
+one process whatever becomes of its number (Linux 5.3, pidfd_open(2)).
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from cluster.layout import ServerPlace
+from pond.errors import Unavailable
+from pond.keys import write_durably
+
+MAX_FILE_BYTES = 4096
+
+
+class State(StrEnum):
+    """How a server's process is, as the kernel sees it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """One process of this machine, told apart from all others that had or will have its number."""
+
+    pid: int
+    start_ticks: int
+    boot: str
+
+
+class Process(NamedTuple):
+    """A server's process: its state, and its number unless it is stopped."""
+
+    state: State
+    pid: int | None
+
+
+STOPPED = Process(State.STOPPED, None)
+
+# Children of this very process, kept so that each is reaped at its end.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def look(server: ServerPlace) -> Process:
+    """How the server's process is now."""
+    identity = _read(server)
+    found = None if identity is None else _stat(identity.pid)
+    if identity is None or found is None or _identity(identity.pid, found) != identity:
+        return STOPPED
+    return Process(State.PAUSED if found.state in "Tt" else State.RUNNING, identity.pid)
+
+
+def start(server: ServerPlace) -> int:
+    """Start the server in a session of its own, so that no terminal's Ctrl-C or end reaches it; returns its pid."""
+    command = [sys.executable, "-P", "-m", "pond", "node", "run", str(server.directory)]
+    with server.log.open("ab") as log:
+        os.chmod(server.log, 0o600)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=server.directory,
+            start_new_session=True,
+        )
+    _children.append(child)
+    found = _stat(child.pid)
+    assert found is not None, "our fault: a child that is not reaped has no entry in /proc"
+    write_durably(server.process, msgspec.json.encode(_identity(child.pid, found)) + b"\n", replace=True)
+    return child.pid
+
+
+def send(server: ServerPlace, number: signal.Signals) -> bool:
+    """Send a signal to the server's process; False when there is none."""
+    descriptor = _open(server)
+    if descriptor is None:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def wait_for_end(server: ServerPlace, seconds: float) -> bool:
+    """Wait until the server's process has ended, at most this long; then nothing names it any more. False if it goes on."""
+    descriptor = _open(server)
+    if descriptor is not None:
+        try:
+            ready, _, _ = select.select([descriptor], [], [], seconds)
+        finally:
+            os.close(descriptor)
+        if not ready:
+            return False
+    _reap()
+    server.process.unlink(missing_ok=True)
+    return True
+
+
+def _open(server: ServerPlace) -> int | None:
+    """A pidfd of the server's process, or None when it has ended."""
+    identity = _read(server)
+    if identity is None:
+        return None
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    except OSError as error:
+        raise Unavailable(f"cannot signal processes here ({error.strerror}): Pond needs Linux 5.3 or newer") from None
+    # Looked at after the descriptor was opened: what it says is of the process that the descriptor stands for.
+    if look(server) == STOPPED:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _read(server: ServerPlace) -> Identity | None:
+    try:
+        with server.process.open("rb") as file:
+            return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=Identity)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+class _Stat(NamedTuple):
+    state: str
+    start_ticks: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    """State letter and start time of a process (proc(5)), or None when it has ended, also when nobody has reaped it."""
+    _reap()
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()    # the name before it, in parentheses, may contain anything
+    return None if fields[0] in "ZXx" else _Stat(fields[0], int(fields[19]))
+
+
+def _identity(pid: int, found: _Stat) -> Identity:
+    return Identity(pid, found.start_ticks, _boot())
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _reap() -> None:
+    _children[:] = [child for child in _children if child.poll() is None]
