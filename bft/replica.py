@@ -292,7 +292,7 @@ class Replica:
                 effects += self.signing.executed(claim, view, batch.plan, self.membership.primary(view))
                 effects += self._take_made()
             effects += self.signing.refill()
-        if self.behind and self.execution.executed >= self._asked_from + RESEND:
+        if self.execution.executed >= self._asked_from + RESEND and self.behind:
             effects += self._ask()
         return effects
 

@@ -125,7 +125,7 @@ _ADVICE = "put it back from a copy, or move the directory away and begin anew wi
 
 
 def check(layout: Layout) -> None:
-    """Look at every file that a server needs to start. Raises UsageError or ClusterDamaged that names the first bad one.
+    """Look at every file that a server needs to start. Raises UsageError or ClusterDamaged that names a bad one.
 
     The directory itself and the keys must be closed to others.
     """
@@ -197,6 +197,7 @@ def _fill(directory: Path, ring: int) -> ClusterFile:
     public, shares = deal(Secret(os.urandom(64 * threshold)), ring, threshold)
     seeds = [Secret(os.urandom(keys.KEY_BYTES)) for _ in range(ring)]
     ports = free_ports(PORTS_PER_SERVER * ring)
+    (directory / SERVERS).mkdir(mode=0o700)
     members = []
     for identity, (seed, share) in enumerate(zip(seeds, shares, strict=True)):
         place = directory / SERVERS / server_name(identity)

@@ -97,7 +97,7 @@ def send(server: ServerPlace, number: signal.Signals) -> bool:
 
 
 def wait_for_end(server: ServerPlace, seconds: float) -> bool:
-    """Wait until the server's process has ended, at most this long; then nothing names it any more. False if it goes on."""
+    """Wait at most this long until the server's process has ended; then no file names it. False if it goes on."""
     descriptor = _open(server)
     if descriptor is not None:
         try:
@@ -149,7 +149,7 @@ def _stat(pid: int) -> _Stat | None:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text.rpartition(")")[2].split()    # the name before it, in parentheses, may contain anything
+    fields = text.rpartition(")")[2].split()  # the name before it, in parentheses, may contain anything
     return None if fields[0] in "ZXx" else _Stat(fields[0], int(fields[19]))
 
 

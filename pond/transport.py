@@ -27,6 +27,7 @@ import zmq
 from zmq.utils import z85
 
 from bft.secret import Secret
+from pond.connections import Connections
 
 MAX_BURST_MESSAGES = 512
 MAX_BURST_BYTES = 16 * 1024 * 1024
@@ -69,6 +70,8 @@ _HANDSHAKE_FAILED = (
 )
 _RETRYING = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
 
+_EVENT = struct.Struct("=Hi")
+
 _names = count()
 
 Item = TypeVar("Item")
@@ -101,6 +104,30 @@ def _keys_of_node(seed: Secret) -> _Keys:
     public_key, secret_key = nacl.bindings.crypto_sign_seed_keypair(seed.reveal())
     secret = z85.encode(nacl.bindings.crypto_sign_ed25519_sk_to_curve25519(secret_key))
     return _Keys(curve_public(public_key), secret)
+
+
+class _Side:
+    """What all sockets of one port, or of one client, share."""
+
+    def __init__(self, keys: _Keys, max_message_bytes: int) -> None:
+        self.keys = keys
+        self.counters: Counter[str] = Counter()
+        self.connections = Connections(max_message_bytes, self.counters)
+        self._max_message_bytes = max_message_bytes
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def socket(self, kind: int, max_queued_out: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        for option, value in _OPTIONS.items():
+            socket.setsockopt(option, value)
+        socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes + CURVE_OVERHEAD_BYTES)
+        socket.setsockopt(zmq.SNDHWM, max_queued_out)
+        socket.setsockopt(zmq.RCVHWM, MAX_QUEUED_IN)
+        return socket
+
+    def close(self) -> None:
+        self.connections.close()
+        self._context.term()
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -142,9 +169,9 @@ class _Reader:
 
 
 class _Events:
-    """What libzmq reports of a socket's connections, each event as the bit that names it."""
+    """What libzmq reports of a socket's connections: the bit that names an event, and its value."""
 
-    def __init__(self, socket: zmq.Socket[bytes], events: int, seen: Callable[[int], None]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], events: int, seen: Callable[[int, int], None]) -> None:
         self._watched = socket
         self._seen = seen
         address = f"inproc://events-{next(_names)}"
@@ -163,8 +190,7 @@ class _Events:
     def _burst(self) -> bool:
         try:
             for _ in range(MAX_BURST_MESSAGES):
-                what = self._socket.recv_multipart(zmq.NOBLOCK)[0]
-                self._seen(struct.unpack_from("=H", what)[0])
+                self._seen(*_EVENT.unpack(self._socket.recv_multipart(zmq.NOBLOCK)[0]))
         except zmq.Again:
             return False
         return True
@@ -175,7 +201,7 @@ def _take_burst(
     routed: bool,
     accept: Callable[[bytes, zmq.Frame], Item | None],
     received: Callable[[list[Item]], None],
-    counters: Counter[str],
+    side: _Side,
 ) -> bool:
     """Hand over what a socket holds, up to one burst; whether more may be left.
 
@@ -184,14 +210,16 @@ def _take_burst(
     burst: list[Item] = []
     room = MAX_BURST_BYTES
     handle = b""
+    heard = side.connections.heard
     try:
         for _ in range(MAX_BURST_MESSAGES):
             if routed:
                 handle = socket.recv(zmq.NOBLOCK)
             frame = socket.recv(zmq.NOBLOCK, copy=False)
             room -= len(frame)
+            heard(frame.get(zmq.SRCFD))
             if frame.more:
-                counters["several frames"] += 1
+                side.counters["several frames"] += 1
                 while frame.more:
                     frame = socket.recv(zmq.NOBLOCK, copy=False)
             elif (item := accept(handle, frame)) is not None:
@@ -245,23 +273,17 @@ class _Link:
 
     def __init__(
         self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
+        side: _Side,
         kind: int,
         remote: Remote,
         server_key: bytes,
-        keys: _Keys,
-        max_message_bytes: int,
-        counters: Counter[str],
         burst: Callable[[zmq.Socket[bytes]], bool] | None = None,
     ) -> None:
         self.remote = remote
         self.connected = False
-        self._context = context
+        self._side = side
         self._kind = kind
         self._server_key = server_key
-        self._keys = keys
-        self._max_message_bytes = max_message_bytes
-        self._counters = counters
         self._burst = burst
         self._revival: asyncio.TimerHandle | None = None
         self._open()
@@ -270,12 +292,12 @@ class _Link:
         """Queue a message; False when it was dropped."""
         large = len(data) >= LARGE_BYTES
         if large and self._in_flight.bytes() + len(data) > MAX_LARGE_IN_FLIGHT_BYTES:
-            self._counters["queue full"] += 1
+            self._side.counters["queue full"] += 1
             return False
         try:
             tracker = self._socket.send(data, zmq.NOBLOCK, copy=not large, track=large)
         except zmq.Again:
-            self._counters["queue full"] += 1
+            self._side.counters["queue full"] += 1
             return False
         if tracker is not None:
             self._in_flight.add(tracker, len(data))
@@ -295,10 +317,10 @@ class _Link:
         self.connected = False
         self._revival = None
         self._in_flight = _InFlight()
-        self._socket = _socket(self._context, self._kind, self._max_message_bytes, MAX_QUEUED_TO_SERVER)
+        self._socket = self._side.socket(self._kind, MAX_QUEUED_TO_SERVER)
         self._socket.setsockopt(zmq.CURVE_SERVERKEY, self._server_key)
-        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public)
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret)
+        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, self._side.keys.public)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret)
         watched = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _RETRYING | _HANDSHAKE_FAILED
         self._events = _Events(self._socket, watched, self._on_event)
         self._reader = None if self._burst is None else _Reader(self._socket, self._read)
@@ -308,13 +330,16 @@ class _Link:
         assert self._burst is not None
         return self._burst(self._socket)
 
-    def _on_event(self, event: int) -> None:
+    def _on_event(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_CONNECTED:
+            self._side.connections.opened(value)
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.connected = True
         elif event & _HANDSHAKE_FAILED:
-            self._counters["handshake failed"] += 1
+            self._side.counters["handshake failed"] += 1
         elif event == zmq.EVENT_DISCONNECTED:
             self.connected = False
+            self._side.connections.closed(value)
             if self._revival is None:
                 self._revival = asyncio.get_running_loop().call_later(REVIVE_SECONDS, self._revive)
         elif self._revival is not None:
@@ -322,7 +347,7 @@ class _Link:
             self._revival = None
 
     def _revive(self) -> None:
-        self._counters["link revived"] += 1
+        self._side.counters["link revived"] += 1
         self.close()
         self._open()
 
@@ -338,22 +363,21 @@ class _Port(ABC):
     _max_queued_out: int
 
     def __init__(self, seed: Secret, address: str, max_message_bytes: int) -> None:
-        self.counters: Counter[str] = Counter()
+        self._side = _Side(_keys_of_node(seed), max_message_bytes)
+        self.counters = self._side.counters
         """What was dropped or refused, by reason."""
-        self._max_message_bytes = max_message_bytes
-        self._keys = _keys_of_node(seed)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._zap = self._context.socket(zmq.REP)
-        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap = self._side.socket(zmq.REP, 0)
         self._zap.bind("inproc://zeromq.zap.01")
-        self._socket = _socket(self._context, self._kind, max_message_bytes, self._max_queued_out)
+        self._socket = self._side.socket(self._kind, self._max_queued_out)
         self._socket.setsockopt(zmq.CURVE_SERVER, 1)
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret)
         self._socket.setsockopt(zmq.ZAP_DOMAIN, self._domain)
         self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)      # without it, no judge would mean that all may enter
-        self._events = _Events(self._socket, _HANDSHAKE_FAILED | zmq.EVENT_DISCONNECTED, self._on_event)
+        watched = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _HANDSHAKE_FAILED
+        self._events = _Events(self._socket, watched, self._on_event)
         self._zap_reader = _Reader(self._zap, self._judge)
         self._reader = _Reader(self._socket, self._burst)
+        self._closed = False
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -364,14 +388,15 @@ class _Port(ABC):
 
     def close(self) -> None:
         """Drop what is queued, free the address and all descriptors."""
-        if self._context.closed:
+        if self._closed:
             return
+        self._closed = True
         self._events.close()
         self._reader.close()
         self._zap_reader.close()
         self._socket.close()
         self._zap.close()
-        self._context.term()
+        self._side.close()
 
     @abstractmethod
     def _admits(self, key: str) -> bool:
@@ -396,8 +421,14 @@ class _Port(ABC):
             return False
         return True
 
-    def _on_event(self, event: int) -> None:
-        self.counters["disconnected" if event == zmq.EVENT_DISCONNECTED else "handshake failed"] += 1
+    def _on_event(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_ACCEPTED:
+            self._side.connections.opened(value)
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._side.connections.closed(value)
+            self.counters["disconnected"] += 1
+        else:
+            self.counters["handshake failed"] += 1
 
 
 class PeerPort(_Port):
@@ -429,16 +460,14 @@ class PeerPort(_Port):
         Raises ValueError when a key is not an Ed25519 public key.
         """
         keys = {replica: curve_public(remote.public_key) for replica, remote in members.items()}
-        others = {replica: remote for replica, remote in members.items() if keys[replica] != self._keys.public}
+        others = {replica: remote for replica, remote in members.items() if keys[replica] != self._side.keys.public}
         for replica, link in list(self._links.items()):
             if others.get(replica) != link.remote:
                 link.close()
                 del self._links[replica]
         for replica, remote in others.items():
             if replica not in self._links:
-                self._links[replica] = _Link(
-                    self._context, zmq.PUSH, remote, keys[replica], self._keys, self._max_message_bytes, self.counters
-                )
+                self._links[replica] = _Link(self._side, zmq.PUSH, remote, keys[replica])
         self._ids = {keys[replica].decode(): replica for replica in others}
 
     def send(self, to: int, data: bytes) -> bool:
@@ -464,7 +493,7 @@ class PeerPort(_Port):
         return key in self._ids
 
     def _burst(self) -> bool:
-        return _take_burst(self._socket, False, self._accept, self._received, self.counters)
+        return _take_burst(self._socket, False, self._accept, self._received, self._side)
 
     def _accept(self, _handle: bytes, frame: zmq.Frame) -> tuple[int, bytes] | None:
         sender = self._ids.get(_key_of(frame))
@@ -533,7 +562,7 @@ class ClientPort(_Port):
         return True
 
     def _burst(self) -> bool:
-        return _take_burst(self._socket, True, self._accept, self._received, self.counters)
+        return _take_burst(self._socket, True, self._accept, self._received, self._side)
 
     def _accept(self, handle: bytes, frame: zmq.Frame) -> tuple[bytes, str, bytes] | None:
         key = _key_of(frame)
@@ -556,25 +585,16 @@ class ServerLinks:
         max_message_bytes: int,
     ) -> None:
         """Begin to connect to all. Raises ValueError when a key is not an Ed25519 public key."""
-        self.counters: Counter[str] = Counter()
-        """What was dropped, by reason."""
         self._received = received
-        server_keys = {server: curve_public(remote.public_key) for server, remote in servers.items()}
-        own = _Keys(*zmq.curve_keypair())
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        keys = {server: curve_public(remote.public_key) for server, remote in servers.items()}
+        self._side = _Side(_Keys(*zmq.curve_keypair()), max_message_bytes)
+        self.counters = self._side.counters
+        """What was dropped, by reason."""
         self._links = {
-            server: _Link(
-                self._context,
-                zmq.DEALER,
-                remote,
-                server_keys[server],
-                own,
-                max_message_bytes,
-                self.counters,
-                self._burst_from(server),
-            )
+            server: _Link(self._side, zmq.DEALER, remote, keys[server], self._burst_from(server))
             for server, remote in servers.items()
         }
+        self._closed = False
 
     def send(self, server: int, data: bytes) -> bool:
         """Queue a message; False when it was dropped because too much waits for that server."""
@@ -587,25 +607,15 @@ class ServerLinks:
 
     def close(self) -> None:
         """Drop what is queued and free all descriptors."""
+        if self._closed:
+            return
+        self._closed = True
         for link in self._links.values():
             link.close()
-        self._links.clear()
-        self._context.term()
+        self._side.close()
 
     def _burst_from(self, server: int) -> Callable[[zmq.Socket[bytes]], bool]:
         def accept(_handle: bytes, frame: zmq.Frame) -> tuple[int, bytes]:
             return server, frame.bytes
 
-        return lambda socket: _take_burst(socket, False, accept, self._received, self.counters)
-
-
-def _socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", kind: int, max_message_bytes: int, max_queued_out: int
-) -> zmq.Socket[bytes]:
-    socket = context.socket(kind)
-    for option, value in _OPTIONS.items():
-        socket.setsockopt(option, value)
-    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes + CURVE_OVERHEAD_BYTES)
-    socket.setsockopt(zmq.SNDHWM, max_queued_out)
-    socket.setsockopt(zmq.RCVHWM, MAX_QUEUED_IN)
-    return socket
+        return lambda socket: _take_burst(socket, False, accept, self._received, self._side)

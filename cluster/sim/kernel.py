@@ -61,6 +61,8 @@ class Kernel(asyncio.BaseEventLoop):
     Raises NothingLeft, OutOfSteps or OutOfTime out of `run_until_complete`; what an event raises comes out there too.
     """
 
+    _stopping: bool
+
     def __init__(self, seed: int, max_steps: int = 2_000_000, max_seconds: float = 3600.0) -> None:
         self.now = 0.0
         """Virtual seconds since the run began."""
@@ -134,8 +136,9 @@ class Kernel(asyncio.BaseEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """A callback failed, or a task whose end nobody waits for: the run is over."""
         error = context.get("exception")
-        failure = error if isinstance(error, BaseException) else AssertionError(context.get("message", "asyncio failed"))
-        self._failure = self._failure or failure
+        if not isinstance(error, BaseException):
+            error = AssertionError(context.get("message", "asyncio failed"))
+        self._failure = self._failure or error
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It stays among the events and is passed over in its turn."""
@@ -177,12 +180,12 @@ class Kernel(asyncio.BaseEventLoop):
             return
         for task in list(self._tasks.values()):
             task.cancel()
-        self._stop_soon_after_cancelling()
+        self._run_to_their_ends()
         self._events.clear()
         self._soon.clear()
         super().close()
 
-    def _stop_soon_after_cancelling(self) -> None:
+    def _run_to_their_ends(self) -> None:
         left = list(self._tasks.values())
         if not left:
             return
@@ -206,11 +209,11 @@ class Kernel(asyncio.BaseEventLoop):
 def _make_task(
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T],
-    context: Context | None = None,
+    **options: Any,
 ) -> "_Task[T]":
     assert isinstance(loop, Kernel)
     assert isinstance(coroutine, Coroutine)
     number = loop._next_number()
-    task = _Task(number, coroutine, loop, context)
+    task = _Task(number, coroutine, loop, options.get("context"))
     loop._made(task, number)
     return task

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from importlib.metadata import entry_points
 from types import FrameType
 from typing import Any, NoReturn
@@ -47,28 +46,18 @@ class Root(click.Group):
                 for command in entry.load():
                     self.add_command(command)
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run the command line and exit; with `standalone_mode=False`, as click has it."""
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line and exit; with `standalone_mode=False`, return as click has it."""
 
-        def run() -> Any:
-            return super(Root, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
-
+        run: Any = super().main
         if not standalone_mode:
-            return run()
+            return run(*args, standalone_mode=False, **extra)
         if not __debug__:
             _say("asserts are part of the safety rules, so Pond refuses python -O: run it without -O or PYTHONOPTIMIZE")
             sys.exit(USAGE)
         signal.signal(signal.SIGTERM, _terminated)
         try:
-            result = run()
+            result = run(*args, standalone_mode=False, **extra)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BaseException as error:
@@ -125,7 +114,7 @@ def _show_traceback() -> None:
 
 def _place(error: BaseException) -> str:
     """The innermost line of the traceback. The exception's own text stays out: nobody knows what is in it."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if os.path.exists(frame.filename)]
     return f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 

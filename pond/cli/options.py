@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -12,6 +12,8 @@ import click
 
 CLUSTER_META = "pond.cluster"
 """Where the click context keeps the directory that was named by option or environment."""
+KEY_META = "pond.key"
+"""The same, for the owner key's file."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +51,30 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")(command)
 
 
+def key_option(command: F) -> F:
+    """`--key FILE`: whose objects are meant."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta[KEY_META] = value
+
+    return click.option(
+        "--key",
+        metavar="FILE",
+        envvar="POND_KEY",
+        type=click.Path(),
+        expose_value=False,
+        callback=remember,
+        help="Owner key; else POND_KEY, else owner.key in the cluster's directory.",
+    )(command)
+
+
+def named_key() -> Path | None:
+    """The owner key's file that was named by option or environment; None means the one of the cluster's directory."""
+    named = click.get_current_context().meta.get(KEY_META)
+    return Path(named) if named else None
+
+
 def named_cluster() -> Path | None:
     """The directory that was named by option or environment; None means the default one."""
     named = click.get_current_context().meta.get(CLUSTER_META)
@@ -58,62 +84,40 @@ def named_cluster() -> Path | None:
 # --- arguments ---------------------------------------------------------------------------------------------------
 
 
-class Name(click.ParamType):
-    """An object's name, checked by the rules of the store before anything else happens."""
+def object_name(value: str) -> str:
+    """An object's name, checked by the rules of the store before anything else happens, however long or odd it is."""
+    from pond.model.names import NameRefused, check_name
 
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name. Fails in one short line, however long or odd it is."""
-        from pond.model.names import NameRefused, check_name
-
-        try:
-            check_name(value)
-        except NameRefused as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
+    try:
+        check_name(value)
+    except NameRefused as error:
+        raise click.BadParameter(str(error)) from None
+    return value
 
 
-class Vguid(click.ParamType):
+def vguid(value: str) -> bytes:
     """A version's GUID."""
+    from tapestry import guid
 
-    name = "vguid"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The 32 bytes that the digits stand for."""
-        from tapestry import guid
-
-        if isinstance(value, bytes):
-            return value
-        try:
-            return guid.parse(value)
-        except ValueError:
-            self.fail(f"a VGUID has 64 base-16 digits, as `pond log NAME` shows them, not {shown(value)}", param, ctx)
+    try:
+        return guid.parse(value)
+    except ValueError:
+        message = f"a VGUID has 64 base-16 digits, as `pond log NAME` shows them; not {shown(value)}"
+        raise click.BadParameter(message) from None
 
 
-class Moment(click.ParamType):
-    """A time, as a datetime with a zone."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """ISO 8601, in local time unless it names a zone, or seconds since 1970 (nine digits or more)."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            if re.fullmatch(r"\d{9,}(\.\d+)?", value):
-                moment = datetime.fromtimestamp(float(value))
-            else:
-                moment = datetime.fromisoformat(value)
-            return moment.astimezone()
-        except (ValueError, OverflowError, OSError):
-            example = datetime.now().isoformat(timespec="seconds")
-            self.fail(f"{shown(value)} is no time: write it like {example}, or as seconds since 1970", param, ctx)
+def moment(value: str) -> datetime:
+    """A time with a zone: ISO 8601, local unless it names a zone, or seconds since 1970 (nine digits or more)."""
+    try:
+        if re.fullmatch(r"\d{9,}(\.\d+)?", value):
+            return datetime.fromtimestamp(float(value), UTC)
+        return datetime.fromisoformat(value).astimezone()
+    except (ValueError, OverflowError, OSError):
+        example = datetime.now().isoformat(timespec="seconds")
+        message = f"{shown(value)} is no time: write it like {example}, or as seconds since 1970"
+        raise click.BadParameter(message) from None
 
 
-NAME = Name()
-VGUID = Vguid()
-MOMENT = Moment()
 VERSION = click.IntRange(1, LARGEST_NUMBER)
 FILE = click.Path(path_type=Path)
 

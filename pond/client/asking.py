@@ -14,8 +14,8 @@ from pond.errors import TimedOut
 from pond.protocol import Question, Reply
 
 PATIENCE_SECONDS = 0.3
-"""How long one server is given before others are asked as well, at least: a few round trips and syncs, so that a healthy
-ring does its work once."""
+"""How long one server is given before others are asked as well, at least: a few round trips and syncs, so that a
+healthy ring does its work once."""
 
 LONGEST_PATIENCE_SECONDS = 3.0
 
@@ -124,6 +124,10 @@ class Asker:
     def quickest(self) -> list[int]:
         """All servers, those first that answered quickest lately."""
         return sorted(range(self.servers), key=lambda server: (self.answer_seconds[server], server))
+
+    def overdue(self, server: int, seconds: float) -> None:
+        """A server did not answer for so long, or not with what can be believed: others are preferred for a while."""
+        self.answer_seconds[server] = max(2 * self.answer_seconds[server], seconds)
 
     def jitter(self, seconds: float) -> float:
         """75 to 125 % of it, so that clients that were refused together do not come back together."""

@@ -1,7 +1,7 @@
 """Blocks of ciphertext and tree nodes on their way: sent ahead of the update that names them, and fetched by GUID.
 
-Every block that is fetched is checked against its name; one that is wrong or missing is asked from another server. Memory
-is bounded however long the content is: what is sent and what is fetched moves in windows.
+Every block that is fetched is checked against its name; one that is wrong or missing is asked from another server.
+Memory is bounded however long the content is: what is sent and what is fetched moves in windows.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from bft.statement import digest
 from pond.client.asking import Asker, Conversation, Deadline, RoundTrips
-from pond.errors import TimedOut, Unavailable, UsageError
+from pond.errors import TimedOut, Unavailable
 from pond.model.block import bguid
 from pond.protocol import MAX_NAMED, Blocks, BlocksHeld, GetBlocks, Overloaded, PutBlocks, Refused
 
@@ -22,6 +22,7 @@ IN_FLIGHT = 4
 """Chunks on their way at a time, also to one server: enough to keep network and disks busy at once."""
 
 INLINE_BYTES = 64 * 1024
+INLINE_BLOCKS = 1024
 """Blocks of one update that travel inside its request, in all: a round trip saved for small writes."""
 
 GRACE_SECONDS = 0.25
@@ -32,8 +33,12 @@ LONGEST_GRACE_SECONDS = 2.0
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with (bytes done, bytes in all); 0 in all when nobody knows."""
 
-Name: TypeAlias = Callable[[bytes], bytes]
-"""What a piece is called: `bguid` of a block, `digest` of a tree node."""
+Names: TypeAlias = tuple[Callable[[bytes], bytes], ...]
+"""How a piece may be named."""
+
+BLOCK: Names = (bguid,)
+NODE: Names = (digest,)
+EITHER: Names = (bguid, digest)
 
 
 class Wanted(NamedTuple):
@@ -46,8 +51,8 @@ class Wanted(NamedTuple):
 class Upload:
     """Blocks of one update on their way to all servers.
 
-    `add` each block, then `finish`: from then on 2f+1 servers hold them all. A server that falls behind is not waited for;
-    what it lacks is remembered, so that `supply` can bring it.
+    `add` each block, then `finish`: from then on 2f+1 servers hold them all. A server that falls behind is not waited
+    for; what it lacks is remembered, so that `supply` can bring it.
     """
 
     def __init__(
@@ -65,19 +70,21 @@ class Upload:
         self._keeps_up = [True] * asker.servers
         self._under_way = [0] * asker.servers
         self._lacking: list[list[bytes]] = [[] for _ in range(asker.servers)]
+        self._names: list[bytes] = []
         self.sent_ahead = False
         """Whether blocks went ahead of the update; else they are to travel inside it."""
 
-    async def add(self, block: bytes) -> None:
-        """Send this block too; waits while enough is on its way."""
+    async def add(self, block: bytes, guid: bytes) -> None:
+        """Send this block, named `guid`, too; waits while enough is on its way."""
         self._held_back.append(block)
+        self._names.append(guid)
         self._held_back_bytes += len(block)
         if self._held_back_bytes >= CHUNK_BYTES or len(self._held_back) == MAX_NAMED:
             await self._send_chunk()
 
     async def finish(self) -> list[bytes]:
         """Wait for what is on its way; returns the blocks that are to travel inside the request, if these are few."""
-        if not self.sent_ahead and self._held_back_bytes <= INLINE_BYTES:
+        if not self.sent_ahead and self._held_back_bytes <= INLINE_BYTES and len(self._held_back) <= INLINE_BLOCKS:
             return self._held_back
         if self._held_back:
             await self._send_chunk()
@@ -95,12 +102,11 @@ class Upload:
     async def supply(self, server: int, fetch: "Fetcher") -> None:
         """Bring one server what it lacks, from those that hold it. Gives up silently: other servers are enough."""
         lacking, self._lacking[server] = self._lacking[server], []
-        if not lacking and self._held_back:
-            await self._put_to_one(server, self._held_back)
+        lacking = lacking or self._names  # it had them all, but lost some
         for start in range(0, len(lacking), IN_FLIGHT):
             some = lacking[start : start + IN_FLIGHT]
             try:
-                found = await fetch.get(some, bguid, self._deadline)
+                found = await fetch.get(some, BLOCK, self._deadline)
                 arrived = await self._put_to_one(server, [found[guid] for guid in some])
             except Unavailable:
                 arrived = False
@@ -206,7 +212,7 @@ class Fetcher:
         self._trips = RoundTrips()
         self._turn = 0
 
-    async def get(self, guids: Sequence[bytes], name: Name, deadline: Deadline) -> dict[bytes, bytes]:
+    async def get(self, guids: Sequence[bytes], names: Names, deadline: Deadline) -> dict[bytes, bytes]:
         """All of these pieces by their GUIDs, each checked; to be held in memory, so not too many at once.
 
         Raises Unavailable when no server has one, TimedOut.
@@ -215,7 +221,7 @@ class Fetcher:
         parts = [wanted[start : start + MAX_NAMED] for start in range(0, len(wanted), MAX_NAMED)]
         found: dict[bytes, bytes] = {}
         for part in parts:
-            found.update(await self._get_part(part, name, deadline))
+            found.update(await self._get_part(part, names, deadline))
         return found
 
     async def stream(self, wanted: AsyncIterator[Wanted], deadline: Deadline) -> AsyncIterator[bytes]:
@@ -248,13 +254,13 @@ class Fetcher:
             await asyncio.gather(*(task for _, task in window), return_exceptions=True)
 
     def _start(self, part: list[bytes], deadline: Deadline) -> tuple[list[bytes], asyncio.Task[dict[bytes, bytes]]]:
-        return part, self._asker.loop.create_task(self.get(part, bguid, deadline))
+        return part, self._asker.loop.create_task(self.get(part, BLOCK, deadline))
 
-    async def _get_part(self, wanted: list[bytes], name: Name, deadline: Deadline) -> dict[bytes, bytes]:
-        """Servers in turn, the next one whenever one is overdue or lacks something; each is asked for what is missing."""
+    async def _get_part(self, wanted: list[bytes], names: Names, deadline: Deadline) -> dict[bytes, bytes]:
+        """Servers in turn, the next whenever one is overdue or lacks something; each is asked for what is missing."""
         found: dict[bytes, bytes] = {}
         order = self._in_turn()
-        lacks = {server: False for server in order}
+        lacks = dict.fromkeys(order, False)
         pause = self._trips.patience
         place = 0
         with self._asker.open() as talk:
@@ -268,6 +274,7 @@ class Fetcher:
                             f"{len(wanted) - len(found)} blocks did not arrive within {deadline.seconds:g} s:"
                             " see `pond cluster status`"
                         )
+                    self._asker.overdue(asked, pause)
                     place += 1
                     if place % len(order) == 0:
                         pause = min(2 * pause, 5.0)
@@ -277,7 +284,7 @@ class Fetcher:
                 server, reply = answer
                 before = len(found)
                 if isinstance(reply, Blocks):
-                    self._take(reply.blocks, wanted, found, name)
+                    self._take(reply.blocks, wanted, found, names)
                 elif isinstance(reply, Overloaded | Refused):
                     self._asker.distrust("a server did not give blocks")
                 else:
@@ -290,6 +297,7 @@ class Fetcher:
                 if len(found) > before:
                     deadline.extend()
                 else:
+                    self._asker.overdue(server, pause)
                     lacks[server] = True
                     if all(lacks.values()):
                         raise Unavailable(
@@ -306,30 +314,27 @@ class Fetcher:
         talk.send(server, talk.encode(GetBlocks(talk.ask, [guid for guid in wanted if guid not in found])))
         return server
 
-    def _take(self, blocks: list[bytes | None], wanted: list[bytes], found: dict[bytes, bytes], name: Name) -> None:
+    def _take(self, blocks: list[bytes | None], wanted: list[bytes], found: dict[bytes, bytes], names: Names) -> None:
         missing = {guid for guid in wanted if guid not in found}
         for block in blocks[:MAX_NAMED]:
             if block is None:
                 continue
-            guid = name(block)
-            if guid in missing:
-                found[guid] = block
-            elif guid not in found:
+            called = [name(block) for name in names]
+            for guid in called:
+                if guid in missing:
+                    found[guid] = block
+            if not any(guid in found for guid in called):
                 self._asker.distrust("wrong block")
 
     def _in_turn(self) -> list[int]:
-        """The servers, quickest first, but beginning with another one each time, so that all share the work."""
+        """Servers about as quick as the quickest take turns to be first, so that they share the work; then others."""
         order = self._asker.quickest()
+        limit = max(0.1, 4 * self._asker.answer_seconds[order[0]])
+        quick = [server for server in order if self._asker.answer_seconds[server] <= limit]
         self._turn += 1
-        start = self._turn % len(order)
-        return order[start:] + order[:start]
+        start = self._turn % len(quick)
+        return quick[start:] + quick[:start] + order[len(quick) :]
 
 
 def _missing(wanted: list[bytes], found: dict[bytes, bytes]) -> bytes:
     return next(guid for guid in wanted if guid not in found)
-
-
-node_name: Name = digest
-"""Name of a tree node."""
-
-__all__ = ["Fetcher", "Progress", "Upload", "UsageError", "Wanted", "bguid", "node_name"]

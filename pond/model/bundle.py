@@ -14,7 +14,8 @@ node and block, a hash for each outcome) and can name the first part that does n
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 import msgpack
 import msgspec
@@ -31,7 +32,7 @@ from pond.model.block import MAX_CIPHERTEXT_BYTES, BlockRef, bguid
 from pond.model.encryption import OVERHEAD_BYTES
 from pond.model.proof import HistoryCheck, ProofFailed, check_certificate, check_record
 from pond.model.tree import TreeError, TreeRoot
-from pond.model.version import ObjectRecord
+from pond.model.version import ObjectRecord, Status, VersionError, decode_outcome
 from tapestry.guid import GUID
 
 TAG = "pond.bundle"
@@ -41,6 +42,8 @@ LEAVES_IN_PART = 4096
 
 _READ_BYTES = 1024 * 1024
 _DIGEST_BYTES = 32
+
+T = TypeVar("T")
 
 
 class BundleDamaged(ValueError):
@@ -272,10 +275,10 @@ def verify(read: Callable[[int], bytes], ring_key: bytes, verifier: Verifier) ->
     parts = _Parts(read)
     header = _read_header(parts)
     certificate = _read_typed(parts, Certificate, "the certificate")
-    with _Blame(parts):
+    with _blaming(parts):
         claim = check_certificate(certificate, ring_key, header.ring_id, verifier)
     proof = _read_typed(parts, StateProof, "the proof of the object's record")
-    with _Blame(parts):
+    with _blaming(parts):
         record = check_record(claim, proof, header.aguid)
     if record is None:
         raise parts.damaged("the proof says that there is no such object")
@@ -291,10 +294,10 @@ def verify(read: Callable[[int], bytes], ring_key: bytes, verifier: Verifier) ->
             continue
         versions += 1
         if header.with_data:
-            with _Blame(parts):
+            with _blaming(parts):
                 contents.begin(version)
             _read_data(parts, contents, versions)
-    with _Blame(parts):
+    with _blaming(parts):
         history.finish(record)
     parts.check_end()
     return BundleReport(
@@ -309,18 +312,13 @@ def verify(read: Callable[[int], bytes], ring_key: bytes, verifier: Verifier) ->
     )
 
 
-class _Blame:
-    """What does not hold inside is the newest part's fault."""
-
-    def __init__(self, parts: _Parts, start: int | None = None) -> None:
-        self._parts = parts
-        self._start = start
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ProofFailed | TreeError):
-            raise self._parts.damaged(str(error), self._start) from None
+@contextmanager
+def _blaming(parts: _Parts, start: int | None = None) -> Iterator[None]:
+    """What does not hold inside is the fault of the newest part, or of all from `start` up to its end."""
+    try:
+        yield
+    except (ProofFailed, TreeError) as error:
+        raise parts.damaged(str(error), start) from None
 
 
 def _read_header(parts: _Parts) -> _Header:
@@ -334,7 +332,7 @@ def _read_header(parts: _Parts) -> _Header:
     return header
 
 
-def _read_typed[T](parts: _Parts, type_: type[T], what: str) -> T:
+def _read_typed(parts: _Parts, type_: type[T], what: str) -> T:
     data = parts.next(what)
     try:
         value = msgspec.msgpack.decode(data, type=type_)
@@ -364,14 +362,23 @@ def _read_outcome(parts: _Parts, history: HistoryCheck, leaf: Digest, number: in
     outcome = parts.next(f"outcome {number}")
     if leaf_hash(outcome) != leaf:
         raise parts.damaged(f"outcome {number} is not the one that the object's history proves")
-    ...
+    start = parts.start
+    try:
+        made = decode_outcome(outcome)
+    except VersionError as error:
+        raise parts.damaged(str(error)) from None
+    root = None
+    if made.status == Status.COMMITTED:
+        root = parts.next(f"the root of version {made.number}")
+        if digest(root) != made.vguid:
+            raise parts.damaged(f"the root of version {made.number} is not the one that its outcome names")
+    with _blaming(parts, start):
+        _, version = history.add(outcome, root)
+    return version.content if version is not None else None
 
 
 def _read_data(parts: _Parts, contents: _Contents, version: int) -> None:
     while wanted := contents.wanted(1):
         data = parts.next(f"the node or block {wanted[0].hex()} of version {version}")
-        with _Blame(parts):
+        with _blaming(parts):
             contents.add(data)
-
-
-def parts_of(data: bytes) -> Iterator[tuple[int, int]]: ...

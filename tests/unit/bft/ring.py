@@ -107,7 +107,7 @@ class Client:
         self.number = 0
 
     def request(
-        self, operation: bytes, bodies: Iterable[bytes] = (), number: int | None = None, not_after: int = 10**13
+        self, operation: bytes, bodies: Iterable[bytes] = (), number: int | None = None, not_after: int = 1_060_000_000_000
     ) -> Request:
         self.number = number if number is not None else self.number + 1
         stated = RequestStatement(RING_ID, self.signer.public_key, self.session, self.number, not_after, operation)

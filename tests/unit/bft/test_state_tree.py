@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from hashlib import sha256
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -49,7 +50,7 @@ def crowded_keys() -> list[bytes]:
         first, second = map(path_of, pair)
         return next(depth for depth in range(64) if first[depth] != second[depth])
 
-    pairs = sorted(zip(found, found[1:], strict=False), key=shared, reverse=True)[:6]
+    pairs = sorted(pairwise(found), key=shared, reverse=True)[:6]
     assert shared(pairs[0]) >= 6
     assert shared(pairs[5]) >= 5
     deep = path_of(pairs[0][0])
@@ -171,7 +172,8 @@ def test_sizes(count):
 def test_long_histories_with_dense_nodes(seed):
     drawn = random.Random(seed)
     keys = [state_key(Kind.OBJECT, drawn.randbytes(32)) for _ in range(400)]
-    tree, model = StateTree.empty(), {}
+    tree = StateTree.empty()
+    model: dict[bytes, bytes] = {}
     for _ in range(40):
         changes = {
             drawn.choice(keys): drawn.choice([None, None, b"1", b"2", b"3"])
@@ -240,7 +242,7 @@ def test_one_update_hashes_four_nodes_a_level(monkeypatch):
 def test_a_batch_hashes_what_it_shares_once(monkeypatch):
     content = numbered(4096)
     tree = tree_of(content)
-    changes = {key: b"new" for key in list(content)[:64]}
+    changes = dict.fromkeys(list(content)[:64], b"new")
     hashes = counted(monkeypatch)
     together = tree.update(changes)
     batch = len(hashes)
@@ -447,6 +449,21 @@ def test_another_leaf_proves_absence_only_where_the_key_would_be():
     for key in keys[1:]:
         with pytest.raises(ProofError):
             verify_proof(tree.root, key, StateProof(near.present, near.siblings, leaf))
+
+
+def test_a_leaf_that_a_lying_tree_misplaced_proves_nothing():
+    key = KEYS[0]
+    wrong = "0" if path_of(key)[0] != "0" else "1"
+    other = next(key for key in STRANGERS if path_of(key)[0] == wrong)
+    leaf = OtherLeaf(bytes.fromhex(path_of(other)), bytes(32))
+    proof = StateProof(b"\x01", bytes(32), leaf)
+    digest = sha256(b"bft.state.leaf\0" + leaf.path + leaf.value_hash).digest()
+    for height in range(4):
+        sibling = EMPTY if height else bytes(32)
+        right = int(path_of(key)[0], 16) >> height & 1
+        digest = sha256(b"bft.state.node\0" + (sibling + digest if right else digest + sibling)).digest()
+    with pytest.raises(ProofError, match="not where"):
+        verify_proof(digest, key, proof)
 
 
 def test_an_inner_node_does_not_pass_for_a_leaf_or_an_empty_slot():

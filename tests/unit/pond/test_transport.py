@@ -120,7 +120,7 @@ def test_a_client_cannot_speak_on_the_peers_port(monkeypatch: pytest.MonkeyPatch
         inbox: list = []
         with closing(peer(0, inbox)) as member, closing(links(0, member, [])) as client:
             member.set_members({0: remote(0, member)})
-            await until(lambda: client.send(0, b"I am a replica") and member.counters["handshake failed"] > 1)
+            await until(lambda: client.send(0, b"I am a replica") and member.counters["key refused"] > 1)
             assert inbox == []
 
     run(test)

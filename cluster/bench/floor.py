@@ -1,0 +1,99 @@
+"""The machine's floor: what the steps that no design avoids cost here and now.
+
+Machines are shared and noisy, so figures are compared as ratios to this floor, measured in the same run.
+"""
+
+import hashlib
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+
+from bft.secret import Secret
+from bft.signatures import Ed25519Signer, Ed25519Verifier
+
+ROUNDS = 200
+SYNCS = 3
+"""Syncs in a row that a durable write waits for: the primary's proposal, a backup's, and a prepared entry."""
+
+ROUND_TRIPS = 3
+"""Round trips it waits for: client and primary, proposal and PREPARE, COMMIT and the signature share."""
+
+CHECKS = 2
+"""Signature checks in a row: the client's by the primary, then the proposal's by a backup beside the client's."""
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """Median milliseconds of single steps, and of a durable write that would consist of nothing else."""
+
+    loopback_round_trip_ms: float
+    sync_ms: float
+    signature_check_ms: float
+    hash_ms: float
+    write_ms: float
+
+
+def measure(payload_bytes: int, directory: Path | None = None) -> Floor:
+    """The floor for writes of this size, with syncs in `directory` (the temporary one by default)."""
+    round_trip = _loopback_round_trip()
+    sync = _sync(payload_bytes, directory)
+    check = _signature_check()
+    payload = os.urandom(payload_bytes)
+    hashing = _median_ms(lambda: hashlib.sha256(payload).digest(), ROUNDS)
+    write = SYNCS * sync + ROUND_TRIPS * round_trip + CHECKS * check + hashing
+    return Floor(round_trip, sync, check, hashing, write)
+
+
+def _median_ms(step: Callable[[], object], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        began = perf_counter()
+        step()
+        times.append(perf_counter() - began)
+    return sorted(times)[rounds // 2] * 1000
+
+
+def _loopback_round_trip() -> float:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def echo() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while data := connection.recv(64):
+                    connection.sendall(data)
+
+        thread = threading.Thread(target=echo, daemon=True)
+        thread.start()
+        with socket.create_connection(server.getsockname()) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+            def step() -> None:
+                connection.sendall(b"x" * 64)
+                connection.recv(64)
+
+            median = _median_ms(step, ROUNDS)
+        thread.join(timeout=5)
+    return median
+
+
+def _sync(payload_bytes: int, directory: Path | None) -> float:
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        payload = os.urandom(payload_bytes)
+
+        def step() -> None:
+            os.pwrite(file.fileno(), payload, 0)
+            os.fdatasync(file.fileno())
+
+        return _median_ms(step, max(20, min(ROUNDS, 400_000_000 // max(1, payload_bytes) // 20)))
+
+
+def _signature_check() -> float:
+    signer, verifier = Ed25519Signer(Secret(os.urandom(32))), Ed25519Verifier()
+    message = os.urandom(256)
+    signature = signer.sign(message)
+    return _median_ms(lambda: verifier.verify(signer.public_key, message, signature), ROUNDS)

@@ -1,0 +1,257 @@
+"""Commands that run a cluster on this machine, look at it, and hurt it."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from cluster.answers import ClusterStatus, RingServer, ServerNames
+from pond.cli.answers import human_size, show, table
+from pond.cli.options import cluster_option, json_option, named_cluster, one_line
+
+if TYPE_CHECKING:
+    from cluster.launch import Report
+    from cluster.layout import Layout
+
+SIZES = ("4", "7", "10")
+
+FOLLOW_SECONDS = 0.2
+
+_COLOURS = {"running": "green", "paused": "yellow", "stopped": "red", "unreachable": "red"}
+
+
+@click.group()
+def cluster() -> None:
+    """Run a cluster of servers on this machine, look at it, and break it."""
+
+
+def _directory() -> Path:
+    from pond.client.locate import cluster_directory
+
+    return cluster_directory(named_cluster()).absolute()
+
+
+# --- up and down -------------------------------------------------------------------------------------------------
+
+
+@cluster.command()
+@click.option(
+    "--ring", type=click.Choice(SIZES), help="Servers in the ring: 4 stand one liar, 7 two, 10 three.  [default: 4]"
+)
+@cluster_option
+@json_option
+def up(ring: str | None, as_json: bool) -> None:
+    """Start a cluster in the background; returns when it serves.
+
+    A directory that has a cluster is started again, with all that was in it: only those of its servers that are down.
+    """
+    from cluster import launch
+
+    directory = _directory()
+    began = monotonic()
+    try:
+        layout, started = launch.up(directory, None if ring is None else int(ring))
+    except launch.StartFailed as error:
+        for line in error.tail:
+            click.secho(f"  {one_line(line)}", err=True, dim=True)
+        raise
+    status = _status(layout, launch.report(layout))
+    faults = (len(layout.servers) - 1) // 3
+    stands = "one of them" if faults == 1 else f"{faults} of them"
+    text = [
+        f"{len(started)} servers run in {one_line(str(directory))}, ready after {monotonic() - began:.1f} s;"
+        f" any {stands} may fail or lie.",
+        f"The ring's key: {status.public_key}",
+        f"Store something: {_pond(directory)} put notes FILE        Stop: {_pond(directory)} cluster down",
+    ]
+    show(status, "\n".join(text), as_json)
+
+
+@cluster.command()
+@click.option("--delete", is_flag=True, help="Remove the directory too: keys, data and logs are gone for ever.")
+@cluster_option
+@json_option
+def down(delete: bool, as_json: bool) -> None:
+    """Stop all servers. What they keep stays, and `pond cluster up` starts them again."""
+    from cluster import launch
+
+    directory = _directory()
+    stopped = [server.name for server in launch.down(directory, delete=delete)]
+    done = "stopped, removed" if delete else "stopped"
+    what = f"Stopped {', '.join(stopped)}." if stopped else "No server was running."
+    where = f" {one_line(str(directory))} is removed." if delete else f" The data stays in {one_line(str(directory))}."
+    show(ServerNames(servers=stopped, done=done), what + where, as_json)
+
+
+def _pond(directory: Path) -> str:
+    """The `pond` command as a user has to type it to reach this cluster."""
+    from pond.client.locate import cluster_directory
+
+    return "pond" if cluster_directory().absolute() == directory else f"pond --cluster {one_line(str(directory))}"
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+@cluster.command()
+@cluster_option
+@json_option
+def status(as_json: bool) -> None:
+    """Show how each server is, and the ring's key."""
+    from cluster import launch
+    from cluster.layout import open_layout
+
+    layout = open_layout(_directory())
+    found = _status(layout, launch.report(layout))
+    rows: list[list[object]] = [["SERVER", "STATE", "PID", "VIEW", "SEQUENCE", "BEHIND", "DISK", ""]]
+    for server in found.ring:
+        role = "primary" if server.primary == server.name else ""
+        numbers = [server.pid, server.view, server.sequence, server.behind]
+        words = ["-" if number is None else number for number in numbers]
+        rows.append([server.name, server.state, *words, human_size(server.disk_bytes), role])
+    text = table(rows, right=(2, 3, 4, 5, 6))
+    for name, colour in _COLOURS.items():
+        text = text.replace(f" {name} ", f" {click.style(name, fg=colour)} ")
+    show(found, f"{text}\n\n{_in_words(found)}\nThe ring's key: {found.public_key}", as_json)
+
+
+def _in_words(found: ClusterStatus) -> str:
+    """Whether the ring works, and what to do if not."""
+    good = sum(server.state == "running" for server in found.ring)
+    faults = (len(found.ring) - 1) // 3
+    missing = len(found.ring) - good
+    if not missing:
+        return f"All {good} servers answer; any {faults} of them may fail or lie."
+    names = ", ".join(server.name for server in found.ring if server.state != "running")
+    if good == 0 and all(server.state == "stopped" for server in found.ring):
+        return "The cluster is stopped: `pond cluster up` starts it."
+    if missing <= faults:
+        return f"{names} out of {len(found.ring)} cannot help; the ring works on, as up to {faults} may fail."
+    return f"{names} out of {len(found.ring)} cannot help, more than {faults}: writes wait until one is back."
+
+
+def _status(layout: "Layout", reports: "list[Report]") -> ClusterStatus:
+    from cluster.layout import server_name
+
+    furthest = max((report.status.sequence for report in reports if report.status is not None), default=0)
+    ring = []
+    for report in reports:
+        server, status = report.server, report.status
+        ring.append(
+            RingServer(
+                name=server.name,
+                state=report.state,
+                pid=report.process.pid,
+                view=None if status is None else status.view,
+                sequence=None if status is None else status.sequence,
+                primary=None if status is None else server_name(status.primary),
+                behind=None if status is None else furthest - status.sequence,
+                disk_bytes=_disk_bytes(server.directory / "store"),
+                client_address=server.member.client_address,
+                metrics=f"http://{server.member.metrics_address}/metrics",
+            )
+        )
+    return ClusterStatus(
+        directory=one_line(str(layout.directory)),
+        public_key=layout.cluster.ring_key.hex(),
+        ring=ring,
+        replicas=[],
+        storage=[],
+    )
+
+
+def _disk_bytes(directory: Path) -> int:
+    """What a directory's files take on disk: a file with holes takes less than it is long."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(folder, name)).st_blocks * 512
+    return total
+
+
+@cluster.command()
+@click.argument("node")
+@click.option(
+    "-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="How many of the last lines."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what is added, until Ctrl-C.")
+@cluster_option
+def logs(node: str, lines: int, follow: bool) -> None:
+    """Print the log of server NODE, one JSON object a line."""
+    from cluster import launch
+    from cluster.layout import open_layout
+    from pond.errors import NotFound
+
+    (server,) = open_layout(_directory()).named((node,))
+    if not server.log.exists():
+        raise NotFound(f"{server.name} has no log yet: it has never been started")
+    with server.log.open("rb") as log:
+        log.seek(0, os.SEEK_END)
+        for line in launch.tail(server.log, lines) if lines else []:
+            click.echo(line)
+        if follow:
+            sys.stdout.flush()
+            for data in _added(server.log, log):
+                click.echo(data, nl=False)
+
+
+def _added(path: Path, log: IO[bytes]) -> Iterator[bytes]:
+    """What is appended to a log, for ever; goes on with the next file when the log is rotated."""
+    while True:
+        data = log.read()
+        if data:
+            yield data
+            continue
+        with suppress(FileNotFoundError):
+            if not os.path.samestat(os.fstat(log.fileno()), path.stat()):
+                log.close()
+                log = path.open("rb")
+                continue
+        sleep(FOLLOW_SECONDS)
+
+
+# --- hurting -----------------------------------------------------------------------------------------------------
+
+
+def _on_servers(name: str, done: str, help_text: str) -> click.Command:
+    """A command that does one thing to the servers named."""
+
+    @cluster.command(name, help=help_text)
+    @click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
+    @cluster_option
+    @json_option
+    def command(nodes: tuple[str, ...], as_json: bool) -> None:
+        from cluster import launch
+
+        action: Callable[[Path, tuple[str, ...]], None] = getattr(launch, name)
+        action(_directory(), nodes)
+        names = list(dict.fromkeys(nodes))
+        show(ServerNames(servers=names, done=done), f"{', '.join(names)}: {done}.", as_json)
+
+    return command
+
+
+_on_servers("kill", "killed", "End servers at once, as a crash would (SIGKILL).")
+_on_servers("pause", "paused", "Stop servers without ending them, as a hang would: connections stay open (SIGSTOP).")
+_on_servers("resume", "resumed", "Let paused servers go on (SIGCONT).")
+_on_servers(
+    "restart", "restarted", "Start servers that were killed, and those that run anew; returns when they answer."
+)
+
+
+@cluster.command()
+@click.option("--keep", is_flag=True, help="Leave the cluster running at the end, to look around in it.")
+def demo(keep: bool) -> None:
+    """Watch it work: start a ring, write to it, break it, and check that nothing is lost. Takes under a minute."""
+    from cluster.demo import run
+
+    run(keep=keep)
+
+
+commands = (cluster,)

@@ -1,0 +1,164 @@
+"""Every answer that `--json` prints, each once: scripts rely on these keys.
+
+Times are ISO 8601 text in UTC, to the microsecond, and can be given to `--at`; sizes are bytes; GUIDs and keys are
+base-16 text.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+import click
+import msgspec
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename={"from_version": "from", "to_version": "to"}):
+    """Base of all answers: a JSON object."""
+
+
+class Written(Answer, frozen=True, kw_only=True):
+    """`put`, `append`, `restore` and `rm`: the version that was made."""
+
+    name: str
+    aguid: str
+    version: int
+    vguid: str
+    size: int
+    time: str
+    status: str
+    """`committed`: ordered, and signed by the ring."""
+
+
+class Stat(Answer, frozen=True, kw_only=True):
+    """`stat`: the newest version, and what is fixed for the object."""
+
+    name: str
+    aguid: str
+    version: int
+    vguid: str
+    size: int
+    time: str
+    block_size: int
+    deleted: bool
+    versions: int
+    """How many there are in its history, counted with deletions."""
+    aborted: int
+    """How many updates changed nothing, because a predicate did not hold."""
+
+
+class Listed(Answer, frozen=True, kw_only=True):
+    """`ls`: one object of the owner. The answer is a list of these."""
+
+    name: str
+    aguid: str
+
+
+class Event(Answer, frozen=True, kw_only=True):
+    """`log`: one outcome, oldest first. The answer is a list of these."""
+
+    version: int
+    """The version that was made; after an abort the one that was newest then, 0 for none."""
+    vguid: str | None
+    size: int
+    time: str
+    writer: str
+    """Public key of who signed the update."""
+    status: str
+    """`committed`, `deleted`, or `aborted`."""
+    reason: str | None
+    """Why it was aborted."""
+
+
+class Range(Answer, frozen=True, kw_only=True):
+    """Bytes start <= offset < end."""
+
+    start: int
+    end: int
+
+
+class Difference(Answer, frozen=True, kw_only=True):
+    """`diff`: which bytes of version `to` are others than at the same place of version `from`."""
+
+    name: str
+    from_version: int
+    to_version: int
+    equal: bool
+    sizes: tuple[int, int]
+    changed: list[Range]
+
+
+class Exported(Answer, frozen=True, kw_only=True):
+    """`export`: the file that was written."""
+
+    name: str
+    file: str
+    size: int
+    versions: int
+    with_data: bool
+
+
+class Verified(Answer, frozen=True, kw_only=True):
+    """`verify`: whether everything holds against the ring's key."""
+
+    name: str
+    """The object's name, or the file's: a bundle does not say what its object is called."""
+    versions: int
+    ok: bool
+    aguid: str | None = None
+    size: int | None = None
+    with_data: bool | None = None
+    time: str | None = None
+    """The history is complete up to then."""
+    start: int | None = None
+    end: int | None = None
+    """Bytes start <= offset < end are the first that do not hold."""
+    reason: str | None = None
+
+
+class OwnerKey(Answer, frozen=True, kw_only=True):
+    """`key new`, `show`, `list` and `export`: the public side of an owner's key. `list` answers with a list."""
+
+    file: str
+    public_key: str
+    """What others know the owner by; the `writer` in logs."""
+
+
+Printed: TypeAlias = Answer | Sequence[Answer]
+
+
+def show(answer: Printed, text: str, as_json: bool) -> None:
+    """Print an answer on standard output: as JSON, or as this text, which may be empty."""
+    if as_json:
+        click.echo(msgspec.json.encode(answer).decode())
+    elif text:
+        click.echo(text)
+
+
+def iso(time: datetime) -> str:
+    """A time as the answers have it."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def human_size(size: int) -> str:
+    """A number of bytes for people."""
+    if size < 1024:
+        return f"{size} bytes"
+    value, units = size / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.1f} {units[0]}"
+
+
+def table(rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
+    """Rows, the first of which names the columns, in aligned columns; those in `right` are numbers."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    lines = []
+    for row in texts:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

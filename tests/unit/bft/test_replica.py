@@ -1,0 +1,328 @@
+"""A ring of replicas through loss, crashes and returns: what was lost is asked for, what was voted is kept."""
+
+import random
+
+import pytest
+
+from bft.answer import Status, check_batch_path, check_session_path, decode
+from bft.checkpoints import INTERVAL
+from bft.effects import Received, Started
+from bft.messages import Certified, Commit, Message, Nonces, PrePrepare, Request, SignatureShare
+from bft.ordering import WINDOW
+from bft.replica import Replica
+from bft.sessions import page_key
+from bft.signatures import Ed25519Verifier
+from bft.types import AgreedTime, Epoch, ReplicaId, Sequence, View
+from tests.unit.bft.ring import Client, Ring
+
+
+def settle(ring: Ring, rounds: int = 40) -> None:
+    for _ in range(rounds):
+        ring.fire("tick")
+        ring.fire("shares")
+        ring.fire("uncertified")
+        ring.fire("idle")
+
+
+def check_one_state(ring: Ring) -> None:
+    states = {(r.execution.executed, r.execution.tree.root) for r in ring.replicas}
+    assert len(states) == 1, states
+
+
+@pytest.mark.parametrize("size", [4, 7, 10])
+def test_rings_of_all_sizes_order_and_certify(size: int) -> None:
+    ring = Ring(size)
+    client = Client()
+    for i in range(10):
+        ring.submit(client.request(b"%d" % i))
+    check_one_state(ring)
+    assert len(ring.answers) == 10
+    for answer in ring.answers:
+        assert answer.certificate is not None
+        claim = answer.certificate.verify(Ed25519Verifier(), ring.membership.ring_key)
+        check_batch_path(claim, answer.answer, answer.place)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("crashed", [1, 2, 3])
+def test_a_backup_that_was_down_catches_up_from_the_others_logs(crashed: int) -> None:
+    ring = Ring()
+    client = Client()
+    ring.crash(ReplicaId(crashed))
+    for i in range(3 * INTERVAL):
+        ring.submit(client.request(b"%d" % i))
+    settle(ring, 2)
+    ring.restart(ReplicaId(crashed))
+    settle(ring)
+    check_one_state(ring)
+    assert ring.replicas[crashed].ordering.stable >= 3 * INTERVAL
+
+
+@pytest.mark.parametrize("when", range(1, 30))
+def test_a_crash_at_any_message_loses_no_vote_that_was_sent(when: int) -> None:
+    """All four lose power at once after `when` messages: what was answered is still there, and the ring goes on."""
+    ring = Ring()
+    client = Client()
+    count = 0
+
+    def cut(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
+        nonlocal count
+        count += 1
+        return count > when
+
+    ring.drops = cut
+    for i in range(3):
+        ring.submit(client.request(b"%d" % i))
+    answered = {answer.answer for answer in ring.answers}
+    for i in range(4):
+        ring.crash(ReplicaId(i))
+    ring.links.clear()
+    ring.drops = lambda sender, to, message: False
+    for i in range(4):
+        ring.restart(ReplicaId(i))
+    ring.run()
+    settle(ring, 10)
+    check_one_state(ring)
+    ring.answers.clear()
+    again = Client()
+    for i in range(3):
+        ring.submit(again.request(b"%d" % i), to=range(4))
+    settle(ring, 3)
+    assert {answer.answer for answer in ring.answers} >= answered
+    assert ring.replicas[0].execution.tree.get(b"\x01register") == b"012", "each ran once"
+
+
+def test_the_restarted_primary_goes_on_above_its_log() -> None:
+    ring = Ring()
+    client = Client()
+    ring.submit(client.request(b"a"))
+    ring.crash(ReplicaId(0))
+    ring.restart(ReplicaId(0))
+    assert ring.replicas[0].ordering.next == 2
+    settle(ring, 2)
+    ring.submit(client.request(b"b"))
+    settle(ring, 2)
+    check_one_state(ring)
+    assert ring.replicas[1].execution.tree.get(b"\x01register") == b"ab"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_progress_under_heavy_loss_and_reordering(seed: int) -> None:
+    """30 % of messages lost, half of them doubled, any order (agreement.md, retransmission)."""
+    draw = random.Random(seed)
+    ring = Ring()
+    client = Client()
+    ring.drops = lambda sender, to, message: draw.random() < 0.3
+    requests = [client.request(b"%d" % i) for i in range(12)]
+    for request in requests:
+        ring.submit(request, to=range(4))
+    for _ in range(400):
+        items = list(ring.links)
+        ring.links.clear()
+        items += [item for item in items if draw.random() < 0.5]
+        draw.shuffle(items)
+        ring.links.extend(items)
+        ring.fire("tick")
+        if min(ring.executed) and ring.replicas[0].execution.tree.get(b"\x01register") == b"01234567891011":
+            break
+        for request in requests:
+            ring.submit(request, to=range(4))
+    ring.drops = lambda sender, to, message: False
+    settle(ring)
+    check_one_state(ring)
+    assert ring.replicas[0].execution.tree.get(b"\x01register") == b"01234567891011"
+
+
+def test_a_request_that_is_asked_again_gets_the_same_answer_proved_by_a_later_certificate() -> None:
+    ring = Ring()
+    client = Client()
+    first = client.request(b"first")
+    ring.submit(first)
+    [answer] = ring.answers
+    for i in range(5):
+        ring.submit(client.request(b"%d" % i))
+    ring.answers.clear()
+    ring.submit(first, to=[2])
+    [again] = ring.answers
+    assert again.answer == answer.answer
+    assert again.certificate is not None
+    claim = again.certificate.verify(Ed25519Verifier(), ring.membership.ring_key)
+    key = page_key(client.signer.public_key, client.session, 1)
+    check_session_path(claim, key, 1, again.answer, again.place)  # type: ignore[arg-type]
+
+
+def test_an_answer_leaves_without_certificate_when_signing_fails() -> None:
+    ring = Ring()
+    ring.drops = lambda sender, to, message: isinstance(message, SignatureShare)
+    ring.submit(Client().request(b"x"))
+    assert ring.answers == []
+    ring.fire("uncertified")
+    [answer] = ring.answers
+    assert answer.certificate is None
+    assert decode(answer.answer).status is Status.EXECUTED
+
+
+def test_a_silent_signer_is_left_out_and_the_next_certificate_covers_what_went_before() -> None:
+    ring = Ring()
+    silent: set[ReplicaId] = set()
+    ring.drops = lambda sender, to, message: (
+        isinstance(message, SignatureShare) and (silent.add(sender) or sender in silent and len(silent) == 1)  # type: ignore[func-returns-value]
+    )
+    client = Client()
+    ring.submit(client.request(b"1"))
+    assert len(silent) == 1
+    ring.fire("shares")
+    ring.submit(client.request(b"2"))
+    assert len(ring.answers) == 2
+    assert all(answer.certificate is not None for answer in ring.answers), "the first through its session's page"
+
+
+def test_a_lying_signer_is_named_and_left_out() -> None:
+    ring = Ring()
+    client = Client()
+    post = ring._post
+
+    def corrupt(sender: ReplicaId, to: ReplicaId, message: Message) -> None:
+        if isinstance(message, SignatureShare) and sender == 1:
+            message = SignatureShare(message.epoch, message.view, message.sequence, b"\x01" + bytes(31))
+        post(sender, to, message)
+
+    ring._post = corrupt  # type: ignore[method-assign]
+    for i in range(5):
+        ring.submit(client.request(b"%d" % i))
+    blamed = {rejected.sender for _, rejected in ring.rejected if rejected.reason == "bad signature share"}
+    assert blamed == {1}
+    assert len([entry for entry in ring.rejected if entry[1].reason == "bad signature share"]) == 1
+    assert len(ring.answers) == 5
+
+
+def test_lost_nonces_are_published_again() -> None:
+    ring = Ring.__new__(Ring)
+    Ring.__init__(ring)
+    ring.crash(ReplicaId(0))
+    ring.restart(ReplicaId(0))  # the primary has none of the others' nonces now
+    assert ring.replicas[0].signing.plan(Sequence(1)) is None
+    for _ in range(12):
+        ring.fire("tick")
+    plan = ring.replicas[0].signing.plan(Sequence(1))
+    assert plan is not None and len(plan.signers) == 2
+
+
+def test_nonces_last_for_many_batches_and_no_name_serves_twice() -> None:
+    ring = Ring()
+    client = Client()
+    named: set[tuple[int, bytes, int]] = set()
+    plans = 0
+
+    def watch(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
+        nonlocal plans
+        if isinstance(message, PrePrepare) and to == 1 and message.plan is not None:
+            plans += 1
+            names = {(replica, name.start, name.index) for replica, name, _ in message.plan.signers}
+            assert not names & named
+            named.update(names)
+        return False
+
+    ring.drops = watch
+    for i in range(300):
+        ring.submit(client.request(b"%d" % i))
+    assert plans == 300
+
+
+def test_a_signer_named_twice_with_one_nonce_signs_once() -> None:
+    ring = Ring()
+    machine = ring.replicas[1].signing
+    client = Client()
+    proposals: list[PrePrepare] = []
+    ring.drops = lambda sender, to, message: (isinstance(message, PrePrepare) and proposals.append(message)) or False
+    while not proposals or not any(replica == 1 for replica, _, _ in proposals[-1].plan.signers):  # type: ignore[union-attr]
+        ring.submit(client.request(b"x"))
+        if len(proposals) > 30:
+            ring.replicas[0].signing._excluded = {ReplicaId(2): Sequence(10**6), ReplicaId(3): Sequence(10**6)}
+    state = ring.replicas[1].execution
+    assert state.certified is not None
+    claim = state.certified.state.claim
+    assert machine._sign(claim, proposals[-1].plan) is None  # type: ignore[arg-type]
+
+
+def test_a_forged_certificate_is_refused() -> None:
+    ring = Ring()
+    ring.submit(Client().request(b"x"))
+    certified = ring.replicas[1].execution.certified
+    assert certified is not None
+    claim = certified.state.claim
+    import msgspec
+
+    later = msgspec.structs.replace(claim, sequence=Sequence(5))
+    for statement, signature in (
+        (later.encode(), certified.certificate.signature),
+        (later.encode(), bytes(64)),
+        (b"garbage", bytes(64)),
+    ):
+        before = len(ring.rejected)
+        ring.step(ReplicaId(1), Received(ReplicaId(0), Certified(Epoch(1), statement, signature), ring.now))
+        assert len(ring.rejected) == before + 1
+    assert ring.replicas[1].execution.certified == certified
+
+
+def test_expired_requests_are_answered_so() -> None:
+    ring = Ring()
+    ring.submit(Client("a").request(b"x"))
+    late = Client("b").request(b"late", not_after=int(ring.now) - 1)
+    ring.submit(late, client="b")
+    assert decode(ring.answers[-1].answer).status is Status.EXPIRED
+
+
+def test_a_request_for_another_ring_or_with_a_bad_form_or_signature_is_refused() -> None:
+    ring = Ring()
+    client = Client()
+    good = client.request(b"x")
+    for bad in (
+        Request(good.statement, bytes(64), []),
+        Request(b"", good.signature, []),
+        Request(good.statement + b"\x00", good.signature, []),
+        client.request(b"!", number=1),
+        Request(good.statement, good.signature, [b"a body that is not named"]),
+    ):
+        ring.submit(bad)
+    assert len(ring.rejected) == 5
+    assert ring.executed == [0, 0, 0, 0]
+    ring.submit(client.request(b"y", number=1))
+    assert ring.executed == [1, 1, 1, 1]
+
+
+def test_another_epoch_is_refused() -> None:
+    ring = Ring()
+    ring.step(ReplicaId(1), Received(ReplicaId(2), Commit(Epoch(2), View(0), Sequence(1), bytes(32)), ring.now))
+    assert [rejected.reason for _, rejected in ring.rejected] == ["another epoch"]
+
+
+def test_memory_stays_bounded_by_the_window() -> None:
+    ring = Ring()
+    for sequence in range(1, 10 * WINDOW):
+        for kind_message in (
+            Commit(Epoch(1), View(0), Sequence(sequence), bytes(32)),
+            SignatureShare(Epoch(1), View(0), Sequence(sequence), bytes(32)),
+        ):
+            ring.step(ReplicaId(1), Received(ReplicaId(2), kind_message, ring.now))
+    machine = ring.replicas[1]
+    assert len(machine.ordering.slots) <= WINDOW
+    assert len(machine.signing._shares) <= 2 * WINDOW
+
+
+def test_too_many_nonces_are_refused() -> None:
+    ring = Ring()
+    commitment = next(iter(ring.replicas[2].signing._pool.values()))[1]
+    flood = Nonces(Epoch(1), b"s" * 16, 0, [commitment] * 1000)
+    ring.step(ReplicaId(1), Received(ReplicaId(2), flood, ring.now))
+    assert ring.rejected[-1][1].reason == "more nonces than one lot"
+
+
+def test_a_damaged_state_on_disk_is_noticed_at_start() -> None:
+    from bft.execution import StateDamaged
+
+    ring = Ring()
+    ring.submit(Client().request(b"x"))
+    ring.disks[1].tables["state"][b"\x01register"] = b"y"
+    replica: Replica = ring._make(ReplicaId(1))
+    with pytest.raises(StateDamaged):
+        replica.step(Started(AgreedTime(0), b"s" * 16))
