@@ -15,7 +15,8 @@ CHECK_SECONDS = 0.25
 """What one connection can pile up beyond the limit is what it can send in this time."""
 
 SLACK_BYTES = 4 * 1024 * 1024
-"""For what lies between the kernel and the callback, and for heartbeats, which count as bytes but not as messages."""
+"""For what is on its way to the callback, and for heartbeats, which are bytes but no messages: a link that is idle for
+days is cut for nothing, and made again at once."""
 
 MAX_CONNECTIONS = 1000
 """The one that has been silent longest goes first. Below the usual limit of 1,024 descriptors."""
@@ -31,7 +32,8 @@ class Connections:
         self._limit_bytes = max_message_bytes + SLACK_BYTES
         self._counters = counters
         self._heard: set[int] = set()
-        self._known: dict[int, tuple[object, int]] = {}     # ends, and bytes received, when last heard: silent ones first
+        self._known: dict[int, tuple[object, int]] = {}
+        """By descriptor, those silent longest first: both ends, and bytes received when last heard."""
         self.heard = self._heard.add
         """heard(descriptor): a whole message came over it."""
         self._again = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
@@ -74,7 +76,7 @@ class Connections:
 
 
 def _look(descriptor: int, cut: object = None) -> tuple[object, int] | None:
-    """Both ends of a connection and bytes received on it; shuts it down when its ends are `cut`. None when it is none."""
+    """Both ends of a connection and bytes received on it, or None if it is none; shut down when its ends are `cut`."""
     try:
         connection = socket.socket(fileno=descriptor)
     except OSError:

@@ -18,8 +18,9 @@ import struct
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import nacl.bindings
 import nacl.exceptions
@@ -33,7 +34,7 @@ MAX_BURST_MESSAGES = 512
 MAX_BURST_BYTES = 16 * 1024 * 1024
 """A burst ends at either, so that timers and other sockets get their turn."""
 
-LARGE_BYTES = 64 * 1024
+LARGE_BYTES = 16 * 1024
 """From here on libzmq sends from the bytes given to it instead of from a copy, and tells when it is done with them."""
 
 MAX_LARGE_IN_FLIGHT_BYTES = 64 * 1024 * 1024
@@ -69,7 +70,6 @@ _HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 _RETRYING = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
-
 _EVENT = struct.Struct("=Hi")
 
 _names = count()
@@ -94,16 +94,13 @@ def curve_public(public_key: bytes) -> bytes:
 
 class _Keys(NamedTuple):
     public: bytes
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "_Keys(...)"
+    secret: Secret
 
 
 def _keys_of_node(seed: Secret) -> _Keys:
     public_key, secret_key = nacl.bindings.crypto_sign_seed_keypair(seed.reveal())
     secret = z85.encode(nacl.bindings.crypto_sign_ed25519_sk_to_curve25519(secret_key))
-    return _Keys(curve_public(public_key), secret)
+    return _Keys(curve_public(public_key), Secret(secret))
 
 
 class _Side:
@@ -117,7 +114,7 @@ class _Side:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def socket(self, kind: int, max_queued_out: int) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
+        socket = self._context.socket(kind, copy_threshold=LARGE_BYTES)
         for option, value in _OPTIONS.items():
             socket.setsockopt(option, value)
         socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes + CURVE_OVERHEAD_BYTES)
@@ -128,9 +125,6 @@ class _Side:
     def close(self) -> None:
         self.connections.close()
         self._context.term()
-
-
-# --- reading -----------------------------------------------------------------------------------------------------
 
 
 class _Reader:
@@ -243,9 +237,6 @@ def _key_of(frame: zmq.Frame) -> str:
     return key if isinstance(key, str) else ""
 
 
-# --- sending -----------------------------------------------------------------------------------------------------
-
-
 class _InFlight:
     """Bytes of the large messages that libzmq still holds for one receiver."""
 
@@ -320,15 +311,11 @@ class _Link:
         self._socket = self._side.socket(self._kind, MAX_QUEUED_TO_SERVER)
         self._socket.setsockopt(zmq.CURVE_SERVERKEY, self._server_key)
         self._socket.setsockopt(zmq.CURVE_PUBLICKEY, self._side.keys.public)
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret.reveal())
         watched = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _RETRYING | _HANDSHAKE_FAILED
         self._events = _Events(self._socket, watched, self._on_event)
-        self._reader = None if self._burst is None else _Reader(self._socket, self._read)
+        self._reader = None if self._burst is None else _Reader(self._socket, partial(self._burst, self._socket))
         self._socket.connect(self.remote.address)
-
-    def _read(self) -> bool:
-        assert self._burst is not None
-        return self._burst(self._socket)
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_CONNECTED:
@@ -355,14 +342,18 @@ class _Link:
 # --- ports of a server -------------------------------------------------------------------------------------------
 
 
-class _Port(ABC):
+class _Port(ABC, Generic[Item]):
     """A bound socket with its own context, judge of keys and counters."""
 
     _kind: int
     _domain: bytes
     _max_queued_out: int
 
-    def __init__(self, seed: Secret, address: str, max_message_bytes: int) -> None:
+    def __init__(
+        self, seed: Secret, address: str, received: Callable[[list[Item]], None], max_message_bytes: int
+    ) -> None:
+        """Listen at `address`. Raises OSError when it is taken."""
+        self._received = received
         self._side = _Side(_keys_of_node(seed), max_message_bytes)
         self.counters = self._side.counters
         """What was dropped or refused, by reason."""
@@ -370,7 +361,7 @@ class _Port(ABC):
         self._zap.bind("inproc://zeromq.zap.01")
         self._socket = self._side.socket(self._kind, self._max_queued_out)
         self._socket.setsockopt(zmq.CURVE_SERVER, 1)
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret.reveal())
         self._socket.setsockopt(zmq.ZAP_DOMAIN, self._domain)
         self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)      # without it, no judge would mean that all may enter
         watched = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _HANDSHAKE_FAILED
@@ -403,8 +394,11 @@ class _Port(ABC):
         """Whether the owner of a CURVE key may enter."""
 
     @abstractmethod
+    def _accept(self, handle: bytes, frame: zmq.Frame) -> Item | None:
+        """What to hand over of a message, or None to drop it."""
+
     def _burst(self) -> bool:
-        """Take one burst from the socket; whether more may be left."""
+        return _take_burst(self._socket, self._kind == zmq.ROUTER, self._accept, self._received, self._side)
 
     def _judge(self) -> bool:
         try:
@@ -431,10 +425,11 @@ class _Port(ABC):
             self.counters["handshake failed"] += 1
 
 
-class PeerPort(_Port):
+class PeerPort(_Port[tuple[int, bytes]]):
     """Where the servers of a ring talk to each other: members alone, each known by its key.
 
-    `received` gets each burst as a list of (replica id, message). Construct it inside a running event loop.
+    `received` gets each burst as a list of (replica id, message). Nobody is admitted before `set_members`. Construct it
+    inside a running event loop.
     """
 
     _kind = zmq.PULL        # one way in and one way out per pair: no replies, so no routing ids that a peer could forge
@@ -442,17 +437,11 @@ class PeerPort(_Port):
     _max_queued_out = 1
 
     def __init__(
-        self,
-        seed: Secret,
-        address: str,
-        received: Callable[[list[tuple[int, bytes]]], None],
-        max_message_bytes: int,
+        self, seed: Secret, address: str, received: Callable[[list[tuple[int, bytes]]], None], max_message_bytes: int
     ) -> None:
-        """Listen at `address`; nobody is admitted before `set_members`. Raises OSError when the address is taken."""
-        self._received = received
         self._ids: dict[str, int] = {}
         self._links: dict[int, _Link] = {}
-        super().__init__(seed, address, max_message_bytes)
+        super().__init__(seed, address, received, max_message_bytes)
 
     def set_members(self, members: Mapping[int, Remote]) -> None:
         """Admit these and link to them; drop links to others, and what others send from now on. We may be among them.
@@ -492,9 +481,6 @@ class PeerPort(_Port):
     def _admits(self, key: str) -> bool:
         return key in self._ids
 
-    def _burst(self) -> bool:
-        return _take_burst(self._socket, False, self._accept, self._received, self._side)
-
     def _accept(self, _handle: bytes, frame: zmq.Frame) -> tuple[int, bytes] | None:
         sender = self._ids.get(_key_of(frame))
         if sender is None:
@@ -503,7 +489,7 @@ class PeerPort(_Port):
         return sender, frame.bytes
 
 
-class ClientPort(_Port):
+class ClientPort(_Port[tuple[bytes, str, bytes]]):
     """Where clients ask: any CURVE key may enter.
 
     `received` gets each burst as a list of (handle, key, message): the handle says where to answer, the key (Z85 text)
@@ -521,10 +507,8 @@ class ClientPort(_Port):
         received: Callable[[list[tuple[bytes, str, bytes]]], None],
         max_message_bytes: int,
     ) -> None:
-        """Listen at `address`. Raises OSError when it is taken."""
-        self._received = received
         self._in_flight: dict[bytes, _InFlight] = {}
-        super().__init__(seed, address, max_message_bytes)
+        super().__init__(seed, address, received, max_message_bytes)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
 
     def send(self, client: bytes, data: bytes) -> bool:
@@ -561,9 +545,6 @@ class ClientPort(_Port):
     def _admits(self, key: str) -> bool:
         return True
 
-    def _burst(self) -> bool:
-        return _take_burst(self._socket, True, self._accept, self._received, self._side)
-
     def _accept(self, handle: bytes, frame: zmq.Frame) -> tuple[bytes, str, bytes] | None:
         key = _key_of(frame)
         return (handle, key, frame.bytes) if key else None
@@ -579,15 +560,13 @@ class ServerLinks:
     """
 
     def __init__(
-        self,
-        servers: Mapping[int, Remote],
-        received: Callable[[list[tuple[int, bytes]]], None],
-        max_message_bytes: int,
+        self, servers: Mapping[int, Remote], received: Callable[[list[tuple[int, bytes]]], None], max_message_bytes: int
     ) -> None:
         """Begin to connect to all. Raises ValueError when a key is not an Ed25519 public key."""
         self._received = received
         keys = {server: curve_public(remote.public_key) for server, remote in servers.items()}
-        self._side = _Side(_Keys(*zmq.curve_keypair()), max_message_bytes)
+        public, secret = zmq.curve_keypair()
+        self._side = _Side(_Keys(public, Secret(secret)), max_message_bytes)
         self.counters = self._side.counters
         """What was dropped, by reason."""
         self._links = {
@@ -615,7 +594,6 @@ class ServerLinks:
         self._side.close()
 
     def _burst_from(self, server: int) -> Callable[[zmq.Socket[bytes]], bool]:
-        def accept(_handle: bytes, frame: zmq.Frame) -> tuple[int, bytes]:
-            return server, frame.bytes
-
-        return lambda socket: _take_burst(socket, False, accept, self._received, self._side)
+        return lambda socket: _take_burst(
+            socket, False, lambda _handle, frame: (server, frame.bytes), self._received, self._side
+        )

@@ -1,7 +1,7 @@
 """Canonical bytes of everything signed or hashed: MessagePack arrays that start with a tag and a format number.
 
 A verifier hashes the bytes that arrived and refuses bytes that do not re-encode equal, so one statement has one
-encoding and one digest. `tapestry.statement` holds the same few lines; `tests/vectors/` keeps the two equal.
+encoding and one digest. `bft.statement` holds the same few lines; `tests/vectors/` keeps the two equal.
 """
 
 import hashlib

@@ -39,7 +39,9 @@ def _out_of_order(history: list[Operation]) -> Illegal | None:
                 newest = before
         if newest is not None:
             if _version(operation) < _version(newest):
-                return Illegal("an operation saw an older version than one that had ended before it began", (newest, operation))
+                return Illegal(
+                    "an operation saw an older version than one that had ended before it began", (newest, operation)
+                )
             if operation.made and _version(operation) == _version(newest):
                 return Illegal("a version was seen before the update that made it began", (newest, operation))
         if operation.ended is not None:

@@ -34,7 +34,9 @@ class Limits(NamedTuple):
             retained = 512
             pool = choices.choice((4, 16, 64))
             pipeline = choices.choice((1, 2, 4, 8))
-        return cls(interval, window, retained, pipeline, pool, replica.QUEUE, execution.KEPT_STATES, clock_error_seconds)
+        return cls(
+            interval, window, retained, pipeline, pool, replica.QUEUE, execution.KEPT_STATES, clock_error_seconds
+        )
 
     @contextmanager
     def applied(self) -> Iterator[None]:

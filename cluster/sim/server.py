@@ -1,7 +1,7 @@
-"""One ring server on virtual time: the real core, a disk that forgets, and a process that can die between two effects.
+"""One ring server on virtual time: the real core, a disk that forgets, a process that can die between two effects.
 
-It does what `pond.node.server` does: decodes what arrived together, steps the core, writes at once, syncs once for all of
-it, and sends only then what follows a `Persist`. The same encoders and decoders stand at its edge.
+It does what `pond.node.server` does: decodes what arrived together, steps the core, writes at once, syncs once for all
+of it, and sends only then what follows a `Persist`. The same encoders and decoders stand at its edge.
 """
 
 from collections.abc import Callable
@@ -127,13 +127,21 @@ class Server:
         self._inbox, self._outbox = [], []
         self._must_sync = self._busy = self._lazy = False
         self._free = 0
-        self._dies_after = None
         self._core = self._make_core(self)
         effects = self._core.started(self.now(), self._choices.randbytes(16))
         self._around.watcher.started(self)
         self._busy = True
         self._gather(effects)
         self._finish()
+
+    @property
+    def dying(self) -> bool:
+        """Whether `die_within` is at work."""
+        return self._dies_after is not None
+
+    def spare(self) -> None:
+        """Undo `die_within`, if it is not too late."""
+        self._dies_after = None
 
     def die_within(self, effects: int) -> None:
         """The process dies once it has sent so many more messages, before the next."""
@@ -143,6 +151,7 @@ class Server:
         """The power goes now."""
         assert self._core is not None, f"server {self.identity} dies while it is down"
         self._core = None
+        self._dies_after = None
         lost = self.disk.crash(self._choices)
         self._around.trace.note("crash", self.identity, lost)
 
@@ -251,9 +260,8 @@ class Server:
         watcher, network, identity = self._around.watcher, self._around.network, self.identity
         for effect in effects:
             if self._dies_after is not None:
-                if self._dies_after <= 0:
+                if self._dies_after == 0:
                     self.die()
-                if self._core is None:
                     return
                 self._dies_after -= 1
             watcher.leaving(self, effect)

@@ -1,4 +1,4 @@
-"""The safety rules (design.md, 10), looked at after every step of every server by somebody who sees them all.
+"""The safety rules (design.md, 10), looked at after every step of every server by one who sees them all.
 
 Rules 1, 2, 3, 5, 6, 9 and the durability contract as far as a run without liars can break them. What only shows in what
 clients saw is checked at the end (`cluster.check`).
@@ -10,8 +10,7 @@ from typing import NamedTuple
 from bft.answer import Status as AnswerStatus
 from bft.answer import decode as decode_answer
 from bft.certificate import CertificateError, Claim
-from bft.checkpoints import Checkpoints
-from bft.effects import Broadcast, Effect, NewCertificate, Persist, Send, Store
+from bft.effects import Broadcast, Effect, NewCertificate, Send
 from bft.execution import Execution
 from bft.membership import Membership
 from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
@@ -65,7 +64,9 @@ class _Memory:
 class Watch:
     """The watcher of one run."""
 
-    def __init__(self, membership: Membership, verifier: Verifier, limits: Limits, right_time: Callable[[], int]) -> None:
+    def __init__(
+        self, membership: Membership, verifier: Verifier, limits: Limits, right_time: Callable[[], int]
+    ) -> None:
         self.claims: dict[Sequence, Claim] = {}
         """What each batch left, as the first server that ran it has it."""
         self.ordered: dict[Digest, Ordered] = {}
@@ -79,7 +80,9 @@ class Watch:
         self._votes: dict[Sequence, _Votes] = {}
         self._memory = {identity: _Memory() for identity in range(membership.size)}
         self._answers: dict[Digest, bytes] = {}
-        self._running: list[Digest] = []
+        self.operations: list[bytes] = []
+        """Updates that committed, as they were asked for."""
+        self._running: list[tuple[Digest, bytes]] = []
         self._certificates: set[bytes] = set()
 
     # --- attached to a core ----------------------------------------------------------------------------------------
@@ -116,8 +119,8 @@ class Watch:
             return
         self._check_time(sequence, claim)
         answers = dict(zip([request.digest for request in batch.requests], state.answers, strict=True))
-        for name in self._running:
-            self._ran(sequence, name, answers[name])
+        for name, operation in self._running:
+            self._ran(sequence, name, operation, answers[name])
 
     def _check_quorum(self, server: Server, batch: Batch) -> None:
         """Committed means: 2f+1 replicas hold the batch as prepared, this one among them."""
@@ -141,7 +144,7 @@ class Watch:
         if ahead > self._limits.clock_error_seconds:
             raise Violation(f"agreed time at batch {sequence} is {ahead:.3f} s ahead of every correct clock")
 
-    def _ran(self, sequence: Sequence, name: Digest, answer: bytes) -> None:
+    def _ran(self, sequence: Sequence, name: Digest, operation: bytes, answer: bytes) -> None:
         before = self.ordered.get(name)
         if before is not None:
             raise Violation(f"rule 3: request {name.hex()[:8]} ran in batch {before.sequence} and again in {sequence}")
@@ -149,6 +152,7 @@ class Watch:
         self.ordered[name] = Ordered(sequence, outcome)
         self._answers[name] = answer
         if outcome.status is Status.COMMITTED and outcome.vguid is not None:
+            self.operations.append(operation)
             place = (outcome.aguid, outcome.number)
             if self.versions.setdefault(place, outcome.vguid) != outcome.vguid:
                 raise Violation(f"rule 5: version {outcome.number} of object {outcome.aguid.hex()[:8]} was made twice")
@@ -206,7 +210,9 @@ class Watch:
         try:
             claim = certificate.verify(self._verifier, self._membership.ring_key)
         except CertificateError as error:
-            raise Violation(f"rule 4: server {server.identity} took a certificate that does not hold: {error}") from None
+            raise Violation(
+                f"rule 4: server {server.identity} took a certificate that does not hold: {error}"
+            ) from None
         if claim != self.claims.get(sequence):
             raise Violation(f"rule 4: the ring signed another state than batch {sequence} left")
         self._certificates.add(certificate.signature)
@@ -280,8 +286,8 @@ class Watch:
         slots = ordering.slots
         if len(slots) > limits.window or (slots and max(slots) > ordering.stable + limits.window):
             raise Violation(
-                f"rule 9: server {server.identity} keeps {len(slots)} numbers up to {max(slots)}, though the last stable "
-                f"checkpoint is {ordering.stable} and the window {limits.window}"
+                f"rule 9: server {server.identity} keeps {len(slots)} numbers up to {max(slots)}, though the last"
+                f" checkpoint is {ordering.stable} and the window {limits.window}"
             )
         if replica.queued > limits.queue:
             raise Violation(f"rule 9: {replica.queued} requests wait at server {server.identity}")
@@ -290,7 +296,7 @@ class Watch:
 
 
 class _WatchedService:
-    def __init__(self, inner: StateMachine, running: list[Digest]) -> None:
+    def __init__(self, inner: StateMachine, running: list[tuple[Digest, bytes]]) -> None:
         self._inner = inner
         self._running = running
         self.refuses = inner.refuses
@@ -301,7 +307,7 @@ class _WatchedService:
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
     ) -> Result:
-        self._running.append(request)
+        self._running.append((request, operation))
         return self._inner.execute(operation, principal, request, time, view)
 
 

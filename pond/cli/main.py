@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from types import FrameType
 from typing import Any, NoReturn
@@ -27,6 +29,22 @@ BUG = 1
 DEBUG = "POND_DEBUG"
 
 
+class _Ended(BaseException):
+    """Carries what ended a command past click, which has answers of its own to an interrupt and a broken pipe."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+@contextmanager
+def _click_keeps_out() -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, OSError, EOFError) as error:
+        raise _Ended(error) from error
+
+
 class Root(click.Group):
     """The group of all commands that installed packages bring."""
 
@@ -39,6 +57,16 @@ class Root(click.Group):
         """The command of that name, or None."""
         self._load()
         return super().get_command(ctx, cmd_name)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the command line."""
+        with _click_keeps_out():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _click_keeps_out():
+            return super().invoke(ctx)
 
     def _load(self) -> None:
         if not self.commands:
@@ -60,6 +88,8 @@ class Root(click.Group):
             result = run(*args, standalone_mode=False, **extra)
             if sys.stdout is not None:
                 sys.stdout.flush()
+        except _Ended as ended:
+            sys.exit(_ended_by(ended.cause))
         except BaseException as error:
             sys.exit(_ended_by(error))
         sys.exit(result if isinstance(result, int) else 0)

@@ -133,7 +133,8 @@ def shown(text: str, limit: int = 40) -> str:
 class Progress:
     """A bar on standard error, when that is a terminal and the work takes above a second.
 
-    Called with the bytes done and the bytes there are; a context that takes the bar away at its end.
+    Called with the bytes done and the bytes there are, 0 when nobody knows; a context that takes the bar away at its
+    end.
     """
 
     AFTER_SECONDS = 1.0
@@ -145,6 +146,7 @@ class Progress:
         self._on_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._began = monotonic()
         self._drawn: float | None = None
+        self._length = 0
 
     def __call__(self, done: int, total: int) -> None:
         """Draw it, unless that was done just now."""
@@ -153,14 +155,19 @@ class Progress:
         if not self._on_terminal or now - last < self.EVERY_SECONDS:
             return
         self._drawn = now
-        share = done / total if total else 1.0
-        bar = ("#" * round(share * self.WIDTH)).ljust(self.WIDTH)
         rate = done / (now - self._began) / 1e6
-        click.echo(f"\r{self._label} [{bar}] {share:4.0%} {rate:6.1f} MB/s ", nl=False, err=True)
+        if total:
+            share = min(done / total, 1.0)
+            state = f"[{('#' * round(share * self.WIDTH)).ljust(self.WIDTH)}] {share:4.0%}"
+        else:
+            state = f"{done / 1e6:10.1f} MB"
+        line = f"{self._label} {state} {rate:6.1f} MB/s"
+        self._length = max(self._length, len(line))
+        click.echo("\r" + line.ljust(self._length), nl=False, err=True)
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._drawn is not None:
-            click.echo("\r" + " " * (len(self._label) + self.WIDTH + 22) + "\r", nl=False, err=True)
+            click.echo("\r" + " " * self._length + "\r", nl=False, err=True)

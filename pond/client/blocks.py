@@ -88,9 +88,17 @@ class Upload:
             return self._held_back
         if self._held_back:
             await self._send_chunk()
+        await self.settle()
+        return []
+
+    async def settle(self) -> None:
+        """Wait for what is on its way."""
         while self._tasks:
             await self._tasks.popleft()
-        return []
+
+    def find(self, guid: bytes) -> bytes | None:
+        """A block that has not gone anywhere yet."""
+        return next((block for block in self._held_back if bguid(block) == guid), None)
 
     async def abandon(self) -> None:
         """Stop what is on its way; to be called in any case."""

@@ -195,7 +195,7 @@ class Snapshot:
 
         async for ciphertext in self._fetcher.stream(wanted(), deadline):
             place = coming.popleft()
-            content = self.unseal(place.ref, ciphertext)
+            content = unseal_block(self._decryptor, place.ref, ciphertext)
             first = max(start - place.offset, 0)
             last = min(stop - place.offset, len(content))
             piece = content if (first, last) == (0, len(content)) else content[first:last]
@@ -204,20 +204,7 @@ class Snapshot:
             if progress is not None:
                 progress(done, total)
             yield piece
-            deadline.extend()       # whoever takes the pieces may take its time
-
-    async def block(self, ref: BlockRef, deadline: Deadline) -> bytes:
-        """The content of one block."""
-        async for ciphertext in self._fetcher.stream(_only(ref), deadline):
-            return self.unseal(ref, ciphertext)
-        raise AssertionError("our fault: a stream of one block was empty")
-
-    def unseal(self, ref: BlockRef, ciphertext: bytes) -> bytes:
-        """Decrypt a block."""
-        try:
-            return unseal(self._decryptor, ref, ciphertext)
-        except (BlockError, DecryptionError) as error:
-            raise VerificationFailed(f"{error}: the object was written with another read key, or is damaged") from None
+            deadline.extend()  # whoever takes the pieces may take its time
 
     def metadata(self) -> bytes | None:
         """What the owner keeps beside the content."""
@@ -230,8 +217,12 @@ class Snapshot:
             raise VerificationFailed(str(error)) from None
 
 
-async def _only(ref: BlockRef) -> AsyncIterator[Wanted]:
-    yield Wanted(ref.bguid, ref.length + OVERHEAD_BYTES)
+def unseal_block(decryptor: Decryptor, ref: BlockRef, ciphertext: bytes) -> bytes:
+    """Decrypt a block. Raises VerificationFailed."""
+    try:
+        return unseal(decryptor, ref, ciphertext)
+    except (BlockError, DecryptionError) as error:
+        raise VerificationFailed(f"{error}: the object was written with another read key, or is damaged") from None
 
 
 def _name(node: TreeRoot) -> GUID:

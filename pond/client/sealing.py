@@ -103,8 +103,10 @@ def _rest_of(file: BinaryIO) -> int | None:
 
 
 class Sealer:
-    """Encrypts what one update carries and hands it to an upload. A new one, with a new salt, for whatever is built anew
-    (rule 6)."""
+    """Encrypts what one update carries and hands it to an upload.
+
+    Whatever is built anew needs a new one, which has a new salt (rule 6).
+    """
 
     def __init__(
         self,
@@ -125,8 +127,8 @@ class Sealer:
         async for plaintext in source.blocks(self._block_size):
             if len(refs) == MAX_BLOCK_REFS:
                 raise UsageError(
-                    f"one update carries at most {MAX_BLOCK_REFS} blocks of {self._block_size} bytes: write the rest with"
-                    " append, or create the object with a larger block size"
+                    f"one update carries at most {MAX_BLOCK_REFS} blocks of {self._block_size} bytes: write the rest"
+                    " with append, or create the object with a larger block size"
                 )
             ciphertext, ref = seal(self._cipher, plaintext)
             await self._upload.add(ciphertext, ref.bguid)

@@ -112,6 +112,18 @@ def test_a_node_does_not_pass_for_a_leaf():
     assert not merkle.verify(root, b"\x01" + node, 0, 2, [right])
 
 
+def test_a_path_longer_than_the_count_allows_proves_nothing():
+    leaves = LEAVES[:2]
+    for index, leaf in enumerate(leaves):
+        assert not merkle.verify(merkle.root(leaves), leaf, 0, 1, merkle.path(leaves, index))
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 64])
+def test_siblings_of_another_size_prove_nothing_even_to_a_root_made_of_them(size):
+    root = merkle.node_hash(bytes(size), merkle.leaf_hash(b"a"))
+    assert not merkle.verify(root, b"a", 1, 2, [bytes(size)])
+
+
 @pytest.mark.parametrize(
     ("index", "count"),
     [
@@ -131,8 +143,13 @@ def test_impossible_places_are_refused(index, count):
 
 
 def test_long_paths_are_refused_before_they_are_hashed(monkeypatch):
-    hashed = []
-    monkeypatch.setattr(merkle, "node_hash", lambda left, right: hashed.append(1) or bytes(32))
+    hashed: list[bytes] = []
+
+    def counting(left: bytes, right: bytes) -> bytes:
+        hashed.append(left)
+        return bytes(32)
+
+    monkeypatch.setattr(merkle, "node_hash", counting)
     assert not merkle.verify(bytes(32), b"a", 0, 2**63 - 1, [bytes(32)] * 1_000_000)
     assert not hashed
     assert merkle.verify(bytes(32), b"a", 5, 2**63 - 1, [bytes(32)] * 63)
@@ -172,7 +189,7 @@ def test_paths_of_a_mountain_range_are_those_of_the_tree(count):
     range_, stored = grown(count)
     root = range_.root
     for index in range(count):
-        asked = []
+        asked: list[tuple[int, int]] = []
 
         def node(level: int, place: int, asked: list[tuple[int, int]] = asked) -> bytes:
             asked.append((level, place))
@@ -232,7 +249,12 @@ def test_the_largest_range_is_full():
     with pytest.raises(AssertionError):
         full.append(bytes(32))
     asked: list[int] = []
-    path = merkle.inclusion_path(full, 0, lambda level, index: asked.append(level) or bytes(32))
+
+    def node(level: int, index: int) -> bytes:
+        asked.append(level)
+        return bytes(32)
+
+    path = merkle.inclusion_path(full, 0, node)
     assert len(asked) == 62
     assert merkle.verify_hash(full.root, bytes(32), 0, full.count, path) is False
 

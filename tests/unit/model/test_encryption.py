@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -154,7 +155,7 @@ def test_runs_hold_the_same_references(each: list[BlockRef]) -> None:
     assert to_runs(from_runs(runs)) == runs
     breaks = sum(
         (before.epoch, before.salt, before.counter + 1) != (after.epoch, after.salt, after.counter)
-        for before, after in zip(each, each[1:], strict=False)
+        for before, after in pairwise(each)
     )
     assert len(runs) == (breaks + 1 if each else 0)
 

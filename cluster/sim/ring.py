@@ -1,0 +1,395 @@
+"""A ring under faults: real servers and real clients on virtual time, all of it decided by one seed.
+
+In the first phase the network misbehaves and up to f backups at a time crash and come back; then everything is healed,
+and every operation must complete and all servers must reach one state. Safety is looked at after every step
+(`cluster.sim.watch`), and what the clients saw when all is over (`cluster.check`). The primary stays up: without view
+changes nobody could follow it.
+"""
+
+import asyncio
+import hashlib
+import random
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from time import perf_counter
+
+from bft.membership import Membership
+from bft.replica import Replica
+from bft.secret import Secret
+from bft.signatures import Ed25519Signer, Ed25519Verifier, Signer, Verifier
+from bft.state_tree import Kind, state_key
+from bft.threshold import Frost, ThresholdScheme, deal
+from bft.types import Epoch, ReplicaId
+from cluster.check import linearizability
+from cluster.check.history import Illegal
+from cluster.sim.cheap import CheapScheme, CheapSigner, CheapVerifier, Ledger, NonceReused
+from cluster.sim.kernel import Kernel, OutOfTime, Stuck
+from cluster.sim.limits import Limits
+from cluster.sim.network import Conditions, Network
+from cluster.sim.server import Server
+from cluster.sim.server import Surroundings as ServerSurroundings
+from cluster.sim.trace import Trace
+from cluster.sim.watch import Violation, Watch
+from cluster.sim.words import words
+from cluster.sim.workload import Client, Habits, Principal, Replayer
+from cluster.sim.workload import Surroundings as ClientSurroundings
+from pond.model.tables import BLOCKS
+from pond.model.update import decode, named_blocks
+from pond.model.version import decode_record
+from pond.node.ring import RingServer
+from pond.node.service import Service
+
+EPOCH_SECONDS = 1_700_000_000
+"""What the right clock shows when a run begins: some moment in 2023."""
+
+REAL_KEYS_EVERY = 100
+"""One seed in so many runs with Ed25519 and FROST instead of cheap stand-ins."""
+
+HEALED_SECONDS = 120.0
+"""Virtual seconds in which a healed ring must have done all that was asked of it."""
+
+MOST_CLOCK_ERROR_SECONDS = 1.5
+
+REPLAYER = -1000
+
+
+class Verdict(Enum):
+    """How a run ended."""
+
+    OK = "ok"
+    SAFETY = "safety"
+    LIVENESS = "liveness"
+    CRASH = "crash"
+
+
+@dataclass
+class Run:
+    """What came of one seed."""
+
+    seed: int
+    verdict: Verdict = Verdict.OK
+    what: str = ""
+    """What broke, in one paragraph; empty when nothing did."""
+    story: list[str] = field(default_factory=list)
+    """The last events before something broke."""
+    operations: int = 0
+    steps: int = 0
+    batches: int = 0
+    crashes: int = 0
+    messages: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    checked: int = 0
+    """Operations that the linearizability of the history rests on."""
+    virtual_seconds: float = 0.0
+    seconds: float = 0.0
+    trace: str = ""
+    """Hash of all that happened."""
+
+
+@dataclass(frozen=True)
+class Weather:
+    """Which servers fail, how often and for how long; means in virtual seconds."""
+
+    servers: int
+    real_keys: bool
+    sync_seconds: float
+    phase_seconds: float
+    """How long faults go on, at most."""
+    crash_every_seconds: float
+    """0: no crashes."""
+    down_seconds: float
+    cut_every_seconds: float
+    """0: no links are cut."""
+    cut_seconds: float
+    clock_jumps: bool
+
+    @classmethod
+    def drawn(cls, seed: int, choices: random.Random) -> "Weather":
+        """Each kind of fault on in some runs and off in others."""
+        pace = choices.choice((0.02, 0.1, 0.5))
+        return cls(
+            servers=choices.choice((4, 4, 4, 4, 4, 7)),
+            real_keys=seed % REAL_KEYS_EVERY == 0,
+            sync_seconds=choices.choice((0.0001, 0.0005, 0.005)),
+            phase_seconds=choices.uniform(0.3, 6.0),
+            crash_every_seconds=pace if choices.random() < 0.7 else 0.0,
+            down_seconds=choices.choice((0.01, 0.1, 0.6)),
+            cut_every_seconds=pace if choices.random() < 0.4 else 0.0,
+            cut_seconds=choices.choice((0.01, 0.1, 0.6)),
+            clock_jumps=choices.random() < 0.3,
+        )
+
+
+class Scenario:
+    """One seed's ring, its clients and its faults."""
+
+    def __init__(self, seed: int, operations: int, show: Callable[[str], None] | None = None) -> None:
+        self.seed = seed
+        self.operations = operations
+        self.kernel = Kernel(seed)
+        choices = self.kernel.random("scenario")
+        self.weather = Weather.drawn(seed, choices)
+        self.habits = Habits.drawn(choices)
+        self.limits = Limits.drawn(choices, 2 * MOST_CLOCK_ERROR_SECONDS)
+        self.trace = Trace(self.kernel.time, words, show)
+        self.network = Network(self.kernel, Conditions.drawn(choices), self.trace)
+        self.crashes = 0
+        self._choices = self.kernel.random("faults")
+        self._keys()
+        self.watch = Watch(self.membership, self._verifier, self.limits, self._right_time)
+        around = ServerSurroundings(
+            self.kernel, self.network, self.trace, self.watch, self.weather.servers, EPOCH_SECONDS
+        )
+        self.servers = [
+            Server(
+                ReplicaId(identity),
+                around,
+                self._make_core,
+                self.weather.sync_seconds,
+                choices.uniform(-MOST_CLOCK_ERROR_SECONDS, MOST_CLOCK_ERROR_SECONDS),
+            )
+            for identity in range(self.weather.servers)
+        ]
+        self._make_clients()
+
+    def _right_time(self) -> int:
+        return int((EPOCH_SECONDS + self.kernel.now) * 1e6)
+
+    # --- who takes part --------------------------------------------------------------------------------------------
+
+    def _keys(self) -> None:
+        size = self.weather.servers
+        weak = (size - 1) // 3 + 1
+        ring_id = hashlib.sha256(b"simulated ring %d" % self.seed).digest()
+        self._signers = [self._signer(b"server %d" % identity) for identity in range(size)]
+        self._verifier: Verifier = CheapVerifier()
+        self._schemes: list[Callable[[], ThresholdScheme]]
+        if self.weather.real_keys:
+            self._verifier = Ed25519Verifier()
+            material = self.kernel.random("dealer").randbytes(64 * weak)
+            public, shares = deal(Secret(material), size, weak)
+            ring_key = public.group_public_key
+            self._schemes = [lambda share=share: Frost(share, public) for share in shares]  # type: ignore[misc]
+        else:
+            ledger = Ledger()
+            ring_key = CheapScheme(1, weak, size, b"ring", ledger).group_public_key
+            self._schemes = [
+                lambda number=number: CheapScheme(number, weak, size, b"ring", ledger)  # type: ignore[misc]
+                for number in range(1, size + 1)
+            ]
+        self.membership = Membership(ring_id, Epoch(1), ring_key, tuple(signer.public_key for signer in self._signers))
+
+    def _signer(self, name: bytes) -> Signer:
+        seed = hashlib.sha256(b"%d " % self.seed + name).digest()
+        return Ed25519Signer(Secret(seed)) if self.weather.real_keys else CheapSigner(seed)
+
+    def _make_core(self, server: Server) -> RingServer:
+        identity = server.identity
+        replica = Replica(
+            identity,
+            self.membership,
+            self._signers[identity],
+            self._verifier,
+            self._schemes[identity](),
+            self.watch.service(Service()),
+            server.disk,
+        )
+        return RingServer(replica, server.disk)
+
+    def _make_clients(self) -> None:
+        habits = self.habits
+        principals = tuple(
+            Principal(
+                self._signer(b"principal %d" % number),
+                tuple(hashlib.sha256(b"object %d" % tag).digest() for tag in range(habits.objects)),
+            )
+            for number in range(habits.principals)
+        )
+        self._replayer = Replayer(self.kernel, self.network, self.weather.servers, habits.replays, REPLAYER)
+        around = ClientSurroundings(
+            self.kernel,
+            self.network,
+            self.trace,
+            self.watch,
+            self.membership,
+            self._verifier,
+            habits,
+            principals,
+            self._right_time,
+            self._replayer.overhear,
+        )
+        self.clients = [Client(number, around) for number in range(habits.clients)]
+
+    # --- what happens ----------------------------------------------------------------------------------------------
+
+    async def play(self) -> None:
+        """Both phases. Raises Violation or Stuck."""
+        for server in self.servers:
+            server.start()
+        shares = [self.operations // len(self.clients)] * len(self.clients)
+        for extra in range(self.operations % len(self.clients)):
+            shares[extra] += 1
+        clients = [
+            self.kernel.create_task(client.run(share)) for client, share in zip(self.clients, shares, strict=True)
+        ]
+        self._begin_faults()
+        await asyncio.wait(clients, timeout=self.weather.phase_seconds, return_when=asyncio.FIRST_EXCEPTION)
+        self._heal()
+        done, late = await asyncio.wait(clients, timeout=HEALED_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+        for client in clients:
+            if client in done:
+                client.result()
+        if late:
+            count = sum(client.done for client in self.clients)
+            raise OutOfTime(f"{self.operations - count} operations not done {HEALED_SECONDS:g} s after all was healed")
+        await self._converge()
+
+    def _begin_faults(self) -> None:
+        self._healed = False
+        weather = self.weather
+        if weather.crash_every_seconds:
+            self._later(weather.crash_every_seconds, self._crash_some_backup)
+        if weather.cut_every_seconds:
+            self._later(weather.cut_every_seconds, self._cut_some_link)
+        if weather.clock_jumps:
+            self._later(0.2, self._jump_some_clock)
+
+    def _later(self, mean_seconds: float, callback: Callable[[], object]) -> None:
+        self.kernel.after(self._choices.expovariate(1.0) * mean_seconds, callback)
+
+    def _crash_some_backup(self) -> None:
+        if self._healed:
+            return
+        self._later(self.weather.crash_every_seconds, self._crash_some_backup)
+        choices = self._choices
+        server = self.servers[choices.randrange(1, len(self.servers))]
+        down = sum(not other.up or other.dying for other in self.servers)
+        if not server.up or server.dying or down >= self.membership.faults:
+            return
+        self.crashes += 1
+        if choices.random() < 0.5:
+            server.die()
+        else:
+            server.die_within(choices.randrange(12))
+        self._later(self.weather.down_seconds, lambda: self._restart(server))
+
+    def _restart(self, server: Server) -> None:
+        server.spare()
+        if not server.up:
+            server.start()
+
+    def _cut_some_link(self) -> None:
+        if self._healed:
+            return
+        self._later(self.weather.cut_every_seconds, self._cut_some_link)
+        choices = self._choices
+        one, other = choices.sample(range(len(self.servers)), 2)
+        links = [(one, other)]
+        match choices.randrange(4):
+            case 0:
+                links.append((other, one))
+            case 1:
+                links = [(one, peer) for peer in range(len(self.servers)) if peer != one]
+            case 2:
+                links = [(-1 - choices.randrange(len(self.clients)), one)]
+        for sender, to in links:
+            self.network.cut(sender, to)
+            self.trace.note("cut", sender, to)
+        self._later(self.weather.cut_seconds, lambda: self._mend(links))
+
+    def _mend(self, links: list[tuple[int, int]]) -> None:
+        for sender, to in links:
+            self.network.mend(sender, to)
+
+    def _jump_some_clock(self) -> None:
+        if self._healed:
+            return
+        self._later(0.2, self._jump_some_clock)
+        choices = self._choices
+        server = choices.choice(self.servers)
+        server.clock_offset_seconds = choices.uniform(-MOST_CLOCK_ERROR_SECONDS, MOST_CLOCK_ERROR_SECONDS)
+        self.trace.note("clock", server.identity, server.clock_offset_seconds)
+
+    def _heal(self) -> None:
+        self._healed = True
+        self.trace.note("healed")
+        self.network.heal()
+        for server in self.servers:
+            self._restart(server)
+
+    async def _converge(self) -> None:
+        """All servers run all that any of them has run, and hold what every version needs."""
+        target = max(server.core.replica.execution.executed for server in self.servers)
+        deadline = self.kernel.now + HEALED_SECONDS
+        while True:
+            behind = [server.identity for server in self.servers if server.core.replica.execution.executed < target]
+            if not behind:
+                break
+            if self.kernel.now > deadline:
+                raise OutOfTime(
+                    f"servers {behind} have not run batch {target} {HEALED_SECONDS:g} s after all was healed"
+                )
+            pause = self.kernel.create_future()
+            self.kernel.after(0.05, pause.set_result, None)
+            await pause
+        for server in self.servers:
+            self._check_state(server)
+
+    def _check_state(self, server: Server) -> None:
+        tree = server.core.replica.execution.tree
+        newest: dict[bytes, int] = {}
+        for aguid, number in self.watch.versions:
+            newest[aguid] = max(number, newest.get(aguid, 0))
+        for aguid, number in newest.items():
+            value = tree.get(state_key(Kind.OBJECT, aguid))
+            record = decode_record(value) if value is not None else None
+            if record is None or (record.number, record.vguid) != (number, self.watch.versions[aguid, number]):
+                raise Violation(f"rule 2: server {server.identity} does not hold version {number} that was made")
+        for operation in self.watch.operations:
+            for guid in named_blocks(decode(operation)):
+                if server.disk.size(BLOCKS, guid) is None:
+                    raise Violation(
+                        f"rule 2: server {server.identity} ran an update and lacks its block {guid.hex()[:8]}"
+                    )
+
+    def check(self) -> int:
+        """What clients saw, as a whole; how many operations it rests on. Raises Violation."""
+        verdict = linearizability.check(operation for client in self.clients for operation in client.history)
+        if isinstance(verdict, Illegal):
+            raise Violation(f"not linearizable: {verdict}")
+        return len([operation for client in self.clients for operation in client.history])
+
+
+def simulate(seed: int, operations: int = 200, show: Callable[[str], None] | None = None) -> Run:
+    """Run one seed to its end, whatever that is."""
+    began = perf_counter()
+    scenario = Scenario(seed, operations, show)
+    run = Run(seed)
+    with scenario.limits.applied():
+        try:
+            try:
+                scenario.kernel.run_until_complete(scenario.play())
+                run.checked = scenario.check()
+            finally:
+                scenario.kernel.close()
+        except (Violation, NonceReused) as violation:
+            run.verdict, run.what = Verdict.SAFETY, str(violation)
+        except Stuck as stuck:
+            run.verdict, run.what = Verdict.LIVENESS, str(stuck)
+        except Exception:
+            run.verdict, run.what = Verdict.CRASH, traceback.format_exc()
+    if run.verdict is not Verdict.OK:
+        run.story = scenario.trace.story()
+    counters = scenario.network.counters
+    run.operations = sum(client.done for client in scenario.clients)
+    run.steps = scenario.kernel.steps
+    run.batches = len(scenario.watch.claims)
+    run.crashes = scenario.crashes
+    run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
+    run.virtual_seconds = scenario.kernel.now
+    run.trace = scenario.trace.digest
+    run.seconds = perf_counter() - began
+    return run

@@ -1,0 +1,310 @@
+"""Local clusters of real processes: starting, looking, hurting, stopping, and whatever a user may get wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from cluster import launch, layout, processes
+from tests.process.commands import COMMAND_SECONDS, POND, answer, check_failed, environment, pond, run, states
+
+pytestmark = pytest.mark.process
+
+RUNNING = dict.fromkeys(["ring-0", "ring-1", "ring-2", "ring-3"], "running")
+
+
+def stop(directory: Path) -> None:
+    """Whatever a test has left of its cluster."""
+    if (directory / "cluster.json").exists():
+        launch.down(directory, delete=True)
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory):
+    """A running cluster; who changes it brings it back."""
+    directory = tmp_path_factory.mktemp("ring") / "cluster"
+    pond(directory, "cluster", "up")
+    yield directory
+    stop(directory)
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A cluster that was made and is not started."""
+    directory = tmp_path / "cluster"
+    layout.create(directory, 4)
+    yield directory
+    with suppress(Exception):
+        stop(directory)
+        return
+    shutil.rmtree(directory)
+
+
+def process_ids(directory: Path) -> list[int]:
+    """Server processes of a cluster, found without its help."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if any(word.startswith(os.fsencode(directory / "servers")) for word in words):
+                found.append(int(entry.name))
+    return found
+
+
+def test_status_tells_of_every_server_and_the_key(ring):
+    status = answer(ring, "cluster", "status")
+    assert list(RUNNING) == [server["name"] for server in status["ring"]]
+    assert {server["state"] for server in status["ring"]} == {"running"}
+    assert sorted(server["pid"] for server in status["ring"]) == sorted(process_ids(ring))
+    assert {server["primary"] for server in status["ring"]} <= set(RUNNING)
+    assert all(server["sequence"] >= 1 and server["view"] >= 0 for server in status["ring"])
+    assert status["public_key"] == json.loads((ring / "cluster.json").read_text())["ring_key"]
+    assert status["replicas"] == status["storage"] == []
+    text = pond(ring, "cluster", "status").decode()
+    assert "All 4 servers answer" in text
+    assert status["public_key"] in text
+
+
+def test_secrets_are_closed_to_others(ring):
+    for path in [ring, *ring.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_second_up_says_that_it_runs(ring):
+    check_failed(run(ring, "cluster", "up"), 2, "is running", "pond cluster status")
+    assert states(ring) == RUNNING
+
+
+def test_killed_paused_and_brought_back(ring):
+    assert answer(ring, "cluster", "kill", "ring-3") == {"servers": ["ring-3"], "done": "killed"}
+    assert states(ring) == RUNNING | {"ring-3": "stopped"}
+    assert b"ring-3 out of 4 cannot help; the ring works on" in pond(ring, "cluster", "status")
+    check_failed(run(ring, "cluster", "kill", "ring-3"), 2, "ring-3 is not running", "restart ring-3")
+    check_failed(run(ring, "cluster", "pause", "ring-2", "ring-3"), 2, "ring-3 is not running")
+    pond(ring, "cluster", "pause", "ring-2")
+    assert states(ring) == RUNNING | {"ring-2": "paused", "ring-3": "stopped"}
+    assert b"writes wait" in pond(ring, "cluster", "status")
+    pond(ring, "cluster", "resume", "ring-2")
+    pond(ring, "cluster", "restart", "ring-3")
+    assert states(ring) == RUNNING
+
+
+def test_up_starts_only_those_that_are_down(ring):
+    before = {server["name"]: server["pid"] for server in answer(ring, "cluster", "status")["ring"]}
+    pond(ring, "cluster", "kill", "ring-1")
+    pond(ring, "cluster", "up")
+    after = {server["name"]: server["pid"] for server in answer(ring, "cluster", "status")["ring"]}
+    assert {name for name in before if before[name] != after[name]} == {"ring-1"}
+
+
+def test_a_paused_server_can_be_restarted_and_killed(ring):
+    pond(ring, "cluster", "pause", "ring-3")
+    pond(ring, "cluster", "restart", "ring-3")
+    assert states(ring) == RUNNING
+    pond(ring, "cluster", "pause", "ring-3")
+    pond(ring, "cluster", "kill", "ring-3")
+    assert states(ring)["ring-3"] == "stopped"
+    pond(ring, "cluster", "restart", "ring-3")
+
+
+def test_unknown_servers_are_named_with_those_that_there_are(ring):
+    for command in ("kill", "pause", "resume", "restart"):
+        check_failed(run(ring, "cluster", command, "ring-9"), 2, "'ring-9'", "ring-0, ring-1, ring-2, ring-3")
+        check_failed(run(ring, "cluster", command), 2, "NODE")
+    check_failed(run(ring, "cluster", "logs", "\n" * 10_000), 2, "no server")
+
+
+def test_logs_end_with_the_newest_line(ring):
+    lines = pond(ring, "cluster", "logs", "ring-0", "-n", "1").splitlines()
+    assert len(lines) == 1
+    assert json.loads(lines[0])["server"] == "ring-0"
+    assert pond(ring, "cluster", "logs", "ring-0", "-n", "0") == b""
+
+
+def test_followed_logs_go_on_until_interrupted(ring):
+    follow = subprocess.Popen(
+        [*POND, "cluster", "logs", "-f", "-n", "0", "ring-2"],
+        env=environment(ring),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert follow.stdout is not None
+        with (ring / "servers" / "ring-2" / "server.log").open("ab") as log:
+            # Written again until it is seen: nobody knows when the command has begun to look.
+            until = monotonic() + COMMAND_SECONDS
+            os.set_blocking(follow.stdout.fileno(), False)
+            seen = b""
+            while b"a new line" not in seen and monotonic() < until:
+                log.write(b'{"event":"a new line"}\n')
+                log.flush()
+                seen += follow.stdout.read() or b""
+        assert b"a new line" in seen
+        follow.send_signal(signal.SIGINT)
+        _, said = follow.communicate(timeout=COMMAND_SECONDS)
+    finally:
+        follow.kill()
+        follow.wait()
+    assert follow.returncode == 130
+    assert said == b"pond: interrupted\n"
+
+
+def test_a_recycled_process_id_is_never_signalled(ring):
+    """The file of ring-3 is made to name another process: nothing may happen to that."""
+    place = layout.open_layout(ring).named(("ring-3",))[0]
+    identity = json.loads(place.process.read_text())
+    innocent = subprocess.Popen(["sleep", "1000"])
+    try:
+        place.process.write_text(json.dumps(identity | {"pid": innocent.pid}))
+        check_failed(run(ring, "cluster", "kill", "ring-3"), 2, "ring-3 is not running")
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
+        place.process.write_text(json.dumps(identity))
+    assert states(ring) == RUNNING
+
+
+def test_commands_take_turns(ring):
+    """While one command is at work, the next one waits."""
+    with launch.locked(ring):
+        waiting = subprocess.Popen(
+            [*POND, "cluster", "pause", "ring-3"], env=environment(ring), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+    assert waiting.communicate(timeout=COMMAND_SECONDS) == (b"ring-3: paused.\n", b"")
+    pond(ring, "cluster", "resume", "ring-3")
+
+
+def test_two_clusters_side_by_side(ring, tmp_path):
+    other = tmp_path / "other"
+    try:
+        pond(other, "cluster", "up")
+        assert states(other) == states(ring) == RUNNING
+        pond(other, "cluster", "down")
+        assert process_ids(other) == []
+        assert states(ring) == RUNNING
+    finally:
+        stop(other)
+
+
+def test_down_leaves_the_data_and_nothing_else(stopped):
+    pond(stopped, "cluster", "up")
+    pond(stopped, "cluster", "pause", "ring-0")
+    stopped_servers = answer(stopped, "cluster", "down")
+    assert stopped_servers == {"servers": list(RUNNING), "done": "stopped"}
+    assert process_ids(stopped) == []
+    assert list(stopped.rglob("process")) == []
+    assert states(stopped) == dict.fromkeys(RUNNING, "stopped")
+    assert b"No server was running" in pond(stopped, "cluster", "down")
+    check_failed(run(stopped, "cluster", "kill", "ring-0"), 2, "not running")
+    pond(stopped, "cluster", "up")
+    assert states(stopped) == RUNNING
+    pond(stopped, "cluster", "down", "--delete")
+    assert not stopped.exists()
+    assert list(stopped.parent.iterdir()) == []
+
+
+def test_servers_outlive_the_session_of_the_command_that_started_them(stopped):
+    """A terminal that closes signals its session; servers have sessions of their own."""
+    pond(stopped, "cluster", "up")
+    found = process_ids(stopped)
+    assert len(found) == 4
+    assert all(os.getsid(pid) == pid for pid in found)
+
+
+def test_an_interrupted_up_stops_what_it_started_and_leaves_nothing(tmp_path):
+    directory = tmp_path / "cluster"
+    up = subprocess.Popen([*POND, "cluster", "up"], env=environment(directory), stderr=subprocess.PIPE)
+    try:
+        until = monotonic() + COMMAND_SECONDS
+        while not process_ids(directory) and monotonic() < until:
+            assert up.poll() is None
+        up.send_signal(signal.SIGINT)
+        _, said = up.communicate(timeout=COMMAND_SECONDS)
+        assert (up.returncode, said) == (130, b"pond: interrupted\n")
+        assert process_ids(directory) == []
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        up.kill()
+        up.wait()
+        stop(directory)
+
+
+def test_another_size_than_the_directory_has(stopped):
+    check_failed(run(stopped, "cluster", "up", "--ring", "7"), 2, "ring of 4", "--ring")
+    check_failed(run(stopped, "cluster", "up", "--ring", "5"), 2, "--ring")
+
+
+@pytest.mark.parametrize("name", ["ring-0/node.key", "ring-1/share.key", "ring-2/node.json", "ring-3"])
+def test_a_server_that_lacks_something_is_refused_by_name(stopped, name):
+    path = stopped / "servers" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    check_failed(run(stopped, "cluster", "up"), 2, name, "copy")
+    assert process_ids(stopped) == []
+
+
+@pytest.mark.parametrize("name", ["ring-0/node.key", "ring-1/share.key", "ring-2/node.json", "../cluster.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"{}\n"])
+def test_a_file_that_holds_something_else_is_refused_by_name(stopped, name, content):
+    path = (stopped / "servers" / name).resolve()
+    path.write_bytes(content)
+    check_failed(run(stopped, "cluster", "up"), 2, path.name)
+    assert process_ids(stopped) == []
+
+
+def test_keys_of_another_server_are_refused(stopped):
+    for name in ("node.key", "share.key"):
+        first, second = (stopped / "servers" / server / name for server in ("ring-0", "ring-1"))
+        kept = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        check_failed(run(stopped, "cluster", "up"), 2, name)
+        first.write_bytes(kept)
+
+
+def test_keys_that_others_can_read_are_refused(stopped):
+    key = stopped / "servers" / "ring-0" / "node.key"
+    key.chmod(0o644)
+    check_failed(run(stopped, "cluster", "up"), 2, "node.key", "chmod 600")
+    key.chmod(0o600)
+    stopped.chmod(0o755)
+    check_failed(run(stopped, "cluster", "up"), 2, "chmod 700")
+
+
+def test_half_a_cluster_is_no_cluster(stopped):
+    (stopped / "cluster.json").unlink()
+    for command in ("up", "status", "down"):
+        check_failed(run(stopped, "cluster", command), 2, "cluster.json")
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for command in ("up", "status", "down"):
+        check_failed(run(tmp_path, "cluster", command), 4, "is no cluster")
+    check_failed(run(tmp_path / "mine.txt", "cluster", "up"), 2, "is a file")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_directory_that_does_not_exist(tmp_path):
+    for command in (["status"], ["down"], ["kill", "ring-0"], ["logs", "ring-0"]):
+        check_failed(run(tmp_path / "gone", "cluster", *command), 4, "pond cluster up")
+
+
+def test_a_server_that_cannot_start_shows_its_log(stopped):
+    """Its port is taken: the others are stopped, and the reason is on the screen."""
+    place = layout.open_layout(stopped).servers[2]
+    (place.directory / "store").write_text("no directory")
+    done = run(stopped, "cluster", "up")
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 5
+    assert said[-1].startswith("pond: ring-2 ended while it was starting")
+    assert any("store" in line for line in said[:-1]), said
+    assert process_ids(stopped) == []
+    assert processes.look(place) == processes.STOPPED
