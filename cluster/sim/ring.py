@@ -197,7 +197,7 @@ class Scenario:
             self.watch.service(Service()),
             server.disk,
         )
-        return RingServer(replica, server.disk)
+        return RingServer(replica, replica._disk)
 
     def _make_clients(self) -> None:
         habits = self.habits
