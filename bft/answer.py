@@ -39,7 +39,7 @@ class Status(IntEnum):
     """Another request ran under this number of the session: two writers share one session, or its id was guessed."""
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One request's answer: digest of its statement, status, and result (empty unless EXECUTED)."""
 
     request: Digest
@@ -58,12 +58,12 @@ class AnswerError(ValueError):
 def decode(data: bytes) -> Answer:
     """Raises AnswerError when the bytes are not an answer."""
     try:
-        return msgspec.convert(statement.decode(data, TAG, FORMAT), Answer)
+        return msgspec.convert(statement.decode(data, TAG, FORMAT), Answer, builtin_types=(bytes,))
     except (StatementError, msgspec.ValidationError) as error:
         raise AnswerError(f"malformed answer: {error}") from None
 
 
-class BatchPath(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class BatchPath(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=0):
     """Place of an answer in the tree of its batch's answers."""
 
     index: Natural
@@ -71,7 +71,7 @@ class BatchPath(msgspec.Struct, frozen=True, array_like=True, tag=0):
     path: Annotated[list[Digest], msgspec.Meta(max_length=64)]
 
 
-class SessionPath(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class SessionPath(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
     """Place of an answer in the state tree: the proof of the session's page that holds it."""
 
     proof: StateProof
@@ -94,7 +94,7 @@ def check_session_path(claim: Claim, page_key: bytes, number: int, answer: bytes
         raise AnswerError(f"the answer is not in the state after batch {claim.sequence}")
 
 
-class PageEntry(msgspec.Struct, frozen=True, array_like=True):
+class PageEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One answer in a page of a session: kept at least until `not_after` has passed in agreed time."""
 
     number: Natural

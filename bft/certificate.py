@@ -21,7 +21,7 @@ class CertificateError(ValueError):
     """A certificate that does not hold; the message says what is wrong with it."""
 
 
-class Claim(msgspec.Struct, frozen=True, array_like=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a certificate states about one batch."""
 
     ring_id: Digest
@@ -37,7 +37,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
         return statement.encode(TAG, FORMAT, *msgspec.structs.astuple(self))
 
 
-class Certificate(msgspec.Struct, frozen=True, array_like=True):
+class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A signed claim: the statement's bytes as signed, and the ring's Ed25519 signature (64 bytes) over them."""
 
     statement: Annotated[bytes, msgspec.Meta(max_length=1024)]
@@ -46,7 +46,7 @@ class Certificate(msgspec.Struct, frozen=True, array_like=True):
     def claim(self) -> Claim:
         """The claim, not yet verified. Raises CertificateError when the statement is malformed."""
         try:
-            return msgspec.convert(statement.decode(self.statement, TAG, FORMAT), Claim)
+            return msgspec.convert(statement.decode(self.statement, TAG, FORMAT), Claim, builtin_types=(bytes,))
         except (StatementError, msgspec.ValidationError) as error:
             raise CertificateError(f"malformed certificate: {error}") from None
 

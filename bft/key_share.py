@@ -22,7 +22,9 @@ def decode(kept: Secret) -> tuple[KeyShare, ThresholdPublic]:
     """What `encode` was given. Raises FrostError when the bytes are something else."""
     try:
         identifier, secret, *fields = statement.decode(kept.reveal(), TAG, FORMAT)
-        public = msgspec.convert(fields, ThresholdPublic)
-        return KeyShare(msgspec.convert(identifier, int), Secret(msgspec.convert(secret, bytes))), public
+        public = msgspec.convert(fields, ThresholdPublic, builtin_types=(bytes,))
+        return KeyShare(
+            msgspec.convert(identifier, int), Secret(msgspec.convert(secret, bytes, builtin_types=(bytes,)))
+        ), public
     except (StatementError, ValueError, msgspec.ValidationError):
         raise FrostError("not a key share of this format") from None

@@ -22,14 +22,14 @@ _PREPARED = b"\x01"
 _CHECKPOINT = b"\x02"
 
 
-class PreparedEntry(msgspec.Struct, frozen=True, array_like=True):
+class PreparedEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A P entry: this batch prepared here in this view (TOCS 2002, section 4.4)."""
 
     view: View
     digest: Digest
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True):
+class Progress(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How far this replica has executed; written with every batch, in one piece with the state it left."""
 
     format: int

@@ -31,7 +31,7 @@ class RequestError(ValueError):
     """A request whose statement is malformed."""
 
 
-class RequestStatement(msgspec.Struct, frozen=True, array_like=True):
+class RequestStatement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a client signs: who asks, in which session, as which number of it, until when, and for what."""
 
     ring_id: Digest
@@ -46,7 +46,7 @@ class RequestStatement(msgspec.Struct, frozen=True, array_like=True):
         return statement.encode(REQUEST_TAG, REQUEST_FORMAT, *msgspec.structs.astuple(self))
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True):
+class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A signed request and, beside it and outside the signature, small bodies that its operation names by digest."""
 
     statement: Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)]
@@ -56,7 +56,9 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     def parse(self) -> RequestStatement:
         """The statement, not yet verified. Raises RequestError when it is malformed."""
         try:
-            return msgspec.convert(statement.decode(self.statement, REQUEST_TAG, REQUEST_FORMAT), RequestStatement)
+            return msgspec.convert(
+                statement.decode(self.statement, REQUEST_TAG, REQUEST_FORMAT), RequestStatement, builtin_types=(bytes,)
+            )
         except (StatementError, msgspec.ValidationError) as error:
             raise RequestError(f"malformed request: {error}") from None
 
@@ -65,13 +67,13 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     epoch: WireEpoch
 
 
-class SigningPlan(msgspec.Struct, frozen=True, array_like=True):
+class SigningPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Who signs a batch's certificate, each with the nonce commitment it published: (replica, index, commitment)."""
 
     signers: Annotated[list[tuple[WireReplicaId, "NonceName", NonceCommitment]], msgspec.Meta(max_length=128)]
 
 
-class NonceName(msgspec.Struct, frozen=True, array_like=True):
+class NonceName(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One published nonce pair of a replica: which start of its process made it, and its place since that start."""
 
     start: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]

@@ -28,7 +28,7 @@ SWEEP = 64
 """Expired sessions and pages dropped per batch at most: bounds a batch's work, the same at all replicas."""
 
 
-class SessionRecord(msgspec.Struct, frozen=True, array_like=True):
+class SessionRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The last number that ran, and the latest not-after of all that ran."""
 
     last: Natural

@@ -13,7 +13,7 @@ from bft.effects import Broadcast, Effect, NeedRandom, Rejected, Send, SetTimer,
 from bft.membership import Membership
 from bft.messages import Certified, NonceName, Nonces, SignatureShare, SigningPlan
 from bft.signatures import Verifier
-from bft.threshold import BadShares, NonceCommitment, ThresholdScheme
+from bft.threshold import BadCommitments, BadShares, FrostError, NonceCommitment, ThresholdScheme
 from bft.threshold import Nonces as SecretNonces
 from bft.types import ReplicaId, Sequence, View
 
@@ -170,10 +170,10 @@ class Signing:
             nonces, ours = self._pool.pop(name.index, (None, None))
             if nonces is None or ours != commitment:
                 return None
-            others = [published for other, _, published in plan.signers if other != self._identity]
-            if not all(self._scheme.valid_commitment(published) for published in others):
-                return None
-            return self._scheme.sign(claim.encode(), nonces, _named(plan))
+            try:
+                return self._scheme.sign(claim.encode(), nonces, _named(plan))
+            except FrostError:
+                return None  # a plan that cannot be signed, as a lying primary may name
         return None
 
     def refill(self) -> list[Effect]:
@@ -209,7 +209,7 @@ class Signing:
         given = {replica + 1: shares[replica] for replica in signers}
         try:
             signature = self._scheme.aggregate(claim.encode(), _named(plan), given)
-        except BadShares as failure:
+        except (BadShares, BadCommitments) as failure:
             culprits = [ReplicaId(identifier - 1) for identifier in failure.culprits]
             for culprit in culprits:
                 self._excluded[culprit] = Sequence(claim.sequence + EXCLUDED_BATCHES)

@@ -34,23 +34,23 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 # --- what a reader selects ---------------------------------------------------------------------------------------
 
 
-class Latest(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class Latest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=0):
     """The newest version."""
 
 
-class ByNumber(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class ByNumber(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
     """The version with this number, counted from 1."""
 
     number: Natural
 
 
-class ByVguid(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class ByVguid(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
     """The version with this VGUID."""
 
     vguid: GUID
 
 
-class AtTime(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class AtTime(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
     """The newest version not younger than this agreed time (microseconds)."""
 
     time: Natural
@@ -126,14 +126,14 @@ class Blocks(_Message, frozen=True, tag=66):
     blocks: list[bytes | None]
 
 
-class OutcomeEvidence(msgspec.Struct, frozen=True, array_like=True):
+class OutcomeEvidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """An outcome of the object's history (`pond.outcome` bytes) and its path in the record's mountain range."""
 
     outcome: bytes
     path: Annotated[list[GUID], msgspec.Meta(max_length=128)]
 
 
-class VersionEvidence(msgspec.Struct, frozen=True, array_like=True):
+class VersionEvidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A version root (`pond.version` bytes), the outcome that made it, and the outcome of the next version, which
     bounds its time (None when the version is the newest)."""
 

@@ -14,6 +14,9 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 """A SHA-256 digest: 32 bytes."""
 
 
+_PLAIN = frozenset({int, bytes, str, bool, type(None)})
+
+
 class StatementError(ValueError):
     """Bytes that are not the canonical encoding of the statement that was expected."""
 
@@ -39,7 +42,13 @@ def decode(data: bytes, tag: str, format_number: int) -> list[Any]:
         raise StatementError(f"expected a statement {tag!r} of format {format_number}")
     if encode(*fields) != data:
         raise StatementError(f"statement {tag!r} is not canonically encoded")
+    if not _plain(fields):
+        raise StatementError(f"statement {tag!r} holds what no statement holds: a map, a float or an extension")
     return fields[2:]
+
+
+def _plain(value: Any) -> bool:
+    return all(map(_plain, value)) if type(value) is list else type(value) in _PLAIN
 
 
 def digest(data: bytes) -> Digest:

@@ -6,7 +6,7 @@ Memory is bounded however long the content is: what is sent and what is fetched 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from bft.statement import digest
@@ -150,7 +150,7 @@ class Upload:
         self._done_bytes += size
         self._deadline.extend()
         if self._progress is not None:
-            self._progress(self._done_bytes, max(self._total_bytes, self._done_bytes))
+            self._progress(self._done_bytes, max(self._total_bytes, self._done_bytes) if self._total_bytes else 0)
 
     async def _wait(self, talk: Conversation, data: bytes, held: list[bool], asked: list[bool]) -> None:
         loop = self._asker.loop
@@ -232,7 +232,7 @@ class Fetcher:
             found.update(await self._get_part(part, names, deadline))
         return found
 
-    async def stream(self, wanted: AsyncIterator[Wanted], deadline: Deadline) -> AsyncIterator[bytes]:
+    async def stream(self, wanted: AsyncIterator[Wanted], deadline: Deadline) -> AsyncGenerator[bytes, None]:
         """The blocks in the order asked, fetched ahead in a window of bounded size."""
         window: deque[tuple[list[bytes], asyncio.Task[dict[bytes, bytes]]]] = deque()
         try:

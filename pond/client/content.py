@@ -5,7 +5,8 @@ most of them.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from typing import NamedTuple, TypeVar
 
 from bft.secret import Secret
@@ -179,7 +180,7 @@ class Snapshot:
 
     async def stream(
         self, start: int, stop: int | None, deadline: Deadline, progress: Progress | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Bytes start to stop in pieces of a block at most, fetched ahead in bounded memory."""
         if start < 0 or (stop is not None and stop < start):
             raise UsageError(f"no bytes {start} to {stop}: both count from the start, and the first comes first")
@@ -193,18 +194,19 @@ class Snapshot:
                 coming.append(place)
                 yield Wanted(place.ref.bguid, place.ref.length + OVERHEAD_BYTES)
 
-        async for ciphertext in self._fetcher.stream(wanted(), deadline):
-            place = coming.popleft()
-            content = unseal_block(self._decryptor, place.ref, ciphertext)
-            first = max(start - place.offset, 0)
-            last = min(stop - place.offset, len(content))
-            piece = content if (first, last) == (0, len(content)) else content[first:last]
-            done += len(piece)
-            deadline.extend()
-            if progress is not None:
-                progress(done, total)
-            yield piece
-            deadline.extend()  # whoever takes the pieces may take its time
+        async with aclosing(self._fetcher.stream(wanted(), deadline)) as blocks:
+            async for ciphertext in blocks:
+                place = coming.popleft()
+                content = unseal_block(self._decryptor, place.ref, ciphertext)
+                first = max(start - place.offset, 0)
+                last = min(stop - place.offset, len(content))
+                piece = content if (first, last) == (0, len(content)) else content[first:last]
+                done += len(piece)
+                deadline.extend()
+                if progress is not None:
+                    progress(done, total)
+                yield piece
+                deadline.extend()  # whoever takes the pieces may take its time
 
     def metadata(self) -> bytes | None:
         """What the owner keeps beside the content."""

@@ -8,7 +8,7 @@ from bft.secret import Secret
 from pond.client.asking import Deadline
 from pond.client.blocks import Upload
 from pond.errors import UsageError
-from pond.model.block import BlockRef, default_block_size, seal
+from pond.model.block import BlockRef, seal
 from pond.model.encryption import SALT_BYTES, UpdateCipher
 from pond.model.update import MAX_BLOCK_REFS
 from pond.model.version import Metadata
@@ -39,9 +39,10 @@ class Source:
             self.size_bytes = len(self._start[0])
         elif isinstance(data, AsyncIterable):
             self._pieces = aiter(data)
+            self.size_bytes = getattr(data, "size_bytes", None)
         elif hasattr(data, "read"):
             self._read = data.read
-            self.size_bytes = _rest_of(data)
+            self.size_bytes = rest_of(data)
         else:
             raise UsageError(f"content is bytes or a file opened in binary mode, not {type(data).__name__}")
 
@@ -91,7 +92,7 @@ class Source:
         return b""
 
 
-def _rest_of(file: BinaryIO) -> int | None:
+def rest_of(file: BinaryIO) -> int | None:
     """Bytes from where a file stands to its end, when that can be known."""
     try:
         here = file.tell()
@@ -140,6 +141,3 @@ class Sealer:
         """The encrypted metadata."""
         ciphertext, counter = self._cipher.encrypt(plaintext)
         return Metadata(epoch=self._cipher.epoch, salt=self._cipher.salt, counter=counter, ciphertext=ciphertext)
-
-
-__all__ = ["Data", "Sealer", "Source", "default_block_size"]

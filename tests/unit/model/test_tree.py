@@ -58,7 +58,7 @@ class Pair:
             size -= each.length
         self.model = kept
 
-    def check(self) -> None:
+    def check_all(self) -> None:
         found = list(tree.refs(self.root, self.load))
         assert [each for _, each in found] == self.model
         lengths = [each.length for each in self.model]
@@ -91,7 +91,7 @@ COUNTS = [0, 1, 2, 31, 32, 33, 63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 
 def test_bulk(count: int) -> None:
     pair = Pair()
     pair.splice(0, 0, make_refs(0, count))
-    pair.check()
+    pair.check_all()
     assert pair.root.height == (0 if count == 0 else 1 if count <= 64 else 2 if count <= 4096 else 3)
 
 
@@ -111,7 +111,7 @@ def test_appends_leave_full_nodes_alone() -> None:
         assert pair.fresh <= pair.root.height
     sizes = [node.blocks for node, _ in tree.walk(pair.root, pair.load) if node.height == 1]
     assert sizes == [64] * 65 + [3]
-    pair.check()
+    pair.check_all()
 
 
 @pytest.mark.parametrize("before", COUNTS)
@@ -124,7 +124,7 @@ def test_every_edge(before: int, insert: int) -> None:
             pair = Pair()
             pair.splice(0, 0, make_refs(0, before))
             pair.splice(index, delete, make_refs(10_000, insert))
-            pair.check()
+            pair.check_all()
 
 
 @settings(max_examples=80)
@@ -148,7 +148,7 @@ def test_random_edits(start: int, edits: list[tuple[float, float, int, bool]]) -
         delete = int(share**4 * (len(pair.model) - index))
         pair.splice(index, delete, make_refs(number, insert))
         number += insert
-    pair.check()
+    pair.check_all()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -165,8 +165,8 @@ def test_many_small_edits_keep_the_depth(seed: int) -> None:
         assert pair.fresh <= 7 * max(pair.root.height, 1)
         assert pair.loads <= 9 * 3
         if step % 50 == 0:
-            pair.check()
-    pair.check()
+            pair.check_all()
+    pair.check_all()
     assert pair.root.height <= 3
 
 
@@ -222,7 +222,7 @@ def test_truncate_at_every_byte(count: int) -> None:
         pair.truncate(size)
         assert pair.root.size_bytes == size
         if count < 100 or size % 40 == 0:
-            pair.check()
+            pair.check_all()
 
 
 def test_impossible_edits() -> None:

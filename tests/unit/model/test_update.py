@@ -66,6 +66,7 @@ def test_every_part_comes_back() -> None:
 )
 def test_limits_are_reached(good: Update) -> None:
     u.check(good)
+    assert u.decode(good.encode()) == good
 
 
 @pytest.mark.parametrize(
