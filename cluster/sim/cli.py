@@ -29,19 +29,13 @@ STORY_LINES = 60
 EVERY_SECONDS = 0.2
 
 
-class SeedRange(click.ParamType):
-    """`A..B`, both included."""
-
-    name = "A..B"
-
-    def convert(self, value: str | range, param: click.Parameter | None, ctx: click.Context | None) -> range:
-        """The seeds."""
-        if isinstance(value, range):
-            return value
-        first, dots, last = value.partition("..")
-        if not dots or not first.isdecimal() or not last.isdecimal() or int(first) > int(last):
-            self.fail(f"{value!r} is no range of seeds: write it like 1..100", param, ctx)
-        return range(int(first), int(last) + 1)
+def _seed_range(ctx: click.Context, parameter: click.Parameter, value: str | None) -> range | None:
+    if value is None:
+        return None
+    first, dots, last = value.partition("..")
+    if not dots or not first.isdecimal() or not last.isdecimal() or int(first) > int(last):
+        raise click.BadParameter(f"{value!r} is no range of seeds: write it like 1..100")
+    return range(int(first), int(last) + 1)
 
 
 @click.group()
@@ -51,7 +45,7 @@ def sim() -> None:
 
 @sim.command()
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="One run.  [default: a random one]")
-@click.option("--seeds", type=SeedRange(), help="One run for each seed from A to B.")
+@click.option("--seeds", metavar="A..B", callback=_seed_range, help="One run for each seed from A to B.")
 @click.option("--operations", type=click.IntRange(1), default=200, show_default=True, help="Of all clients of a run.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, each in a process.")
 @click.option("--trace", is_flag=True, help="Print every event of the one run.")

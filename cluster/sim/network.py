@@ -7,6 +7,7 @@ link has its own delay and its own stream of choices, so what happens on one shi
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import log
 
 from cluster.sim.kernel import Kernel
 from cluster.sim.trace import Trace
@@ -124,16 +125,13 @@ class Network:
         return link
 
     def _put(self, link: _Link, sender: int, data: bytes) -> None:
-        conditions, choices = self._conditions, link.choices
-        delay = link.least
-        if conditions.jitter_seconds:
-            delay += choices.expovariate(1.0) * conditions.jitter_seconds
-        if conditions.stall and choices.random() < conditions.stall:
-            delay += choices.expovariate(1.0) * conditions.stall_seconds
+        conditions, choose = self._conditions, link.choices.random
+        delay = link.least - log(1.0 - choose()) * conditions.jitter_seconds
+        if conditions.stall and choose() < conditions.stall:
+            delay -= log(1.0 - choose()) * conditions.stall_seconds
         if conditions.in_order:
-            at = max(self._kernel.now + delay, link.last)
-            link.last = at
-            delay = at - self._kernel.now
+            link.last = max(self._kernel.now + delay, link.last)
+            delay = link.last - self._kernel.now
         self._kernel.after(delay, self._deliver, link, sender, data)
 
     def _deliver(self, link: _Link, sender: int, data: bytes) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import random
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from time import perf_counter
@@ -30,6 +31,7 @@ from cluster.sim.limits import Limits
 from cluster.sim.network import Conditions, Network
 from cluster.sim.server import Server
 from cluster.sim.server import Surroundings as ServerSurroundings
+from cluster.sim.shared import SharedService, shared_trees
 from cluster.sim.trace import Trace
 from cluster.sim.watch import Violation, Watch
 from cluster.sim.words import words
@@ -46,6 +48,9 @@ EPOCH_SECONDS = 1_700_000_000
 
 REAL_KEYS_EVERY = 100
 """One seed in so many runs with Ed25519 and FROST instead of cheap stand-ins."""
+
+UNSHARED_EVERY = 20
+"""In one seed of so many each server does all of its work itself (`cluster.sim.shared`)."""
 
 HEALED_SECONDS = 120.0
 """Virtual seconds in which a healed ring must have done all that was asked of it."""
@@ -95,6 +100,8 @@ class Weather:
 
     servers: int
     real_keys: bool
+    unshared: bool
+    """Whether each server does all work itself."""
     sync_seconds: float
     phase_seconds: float
     """How long faults go on, at most."""
@@ -113,6 +120,7 @@ class Weather:
         return cls(
             servers=choices.choice((4, 4, 4, 4, 4, 7)),
             real_keys=seed % REAL_KEYS_EVERY == 0,
+            unshared=seed % UNSHARED_EVERY == 0,
             sync_seconds=choices.choice((0.0001, 0.0005, 0.005)),
             phase_seconds=choices.uniform(0.3, 6.0),
             crash_every_seconds=pace if choices.random() < 0.7 else 0.0,
@@ -138,6 +146,7 @@ class Scenario:
         self.network = Network(self.kernel, Conditions.drawn(choices), self.trace)
         self.crashes = 0
         self._choices = self.kernel.random("faults")
+        self._service = None if self.weather.unshared else SharedService(Service())
         self._keys()
         self.watch = Watch(self.membership, self._verifier, self.limits, self._right_time)
         around = ServerSurroundings(
@@ -194,7 +203,7 @@ class Scenario:
             self._signers[identity],
             self._verifier,
             self._schemes[identity](),
-            self.watch.service(Service()),
+            self.watch.service(self._service or Service()),
             server.disk,
         )
         return RingServer(replica, replica._disk)
@@ -368,7 +377,7 @@ def simulate(seed: int, operations: int = 200, show: Callable[[str], None] | Non
     began = perf_counter()
     scenario = Scenario(seed, operations, show)
     run = Run(seed)
-    with scenario.limits.applied():
+    with scenario.limits.applied(), nullcontext() if scenario.weather.unshared else shared_trees():
         try:
             try:
                 scenario.kernel.run_until_complete(scenario.play())

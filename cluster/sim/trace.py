@@ -7,7 +7,7 @@ random byte: only what went over the network, and who did what when.
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -18,15 +18,10 @@ _CHUNK = 512
 
 _encode = msgspec.msgpack.Encoder().encode
 
-Words = Callable[["Event"], str]
+Event = tuple[float, str, tuple[Any, ...]]
+"""One thing that happened: when, what, and the details that go with this kind of event, whom it happened to first."""
 
-
-class Event(NamedTuple):
-    """One thing that happened: when, what, to whom, and the details that go with this kind of event."""
-
-    when: float
-    what: str
-    details: tuple[Any, ...]
+Words = Callable[[str, tuple[Any, ...]], str]
 
 
 class Trace:
@@ -43,8 +38,7 @@ class Trace:
 
     def note(self, what: str, *details: Any) -> None:
         """Record one event; details are numbers, text and bytes."""
-        event = Event(self._clock(), what, details)
-        self._last.append(event)
+        event = (self._clock(), what, details)
         self._chunk.append(event)
         if len(self._chunk) >= _CHUNK:
             self._digest_chunk()
@@ -53,11 +47,12 @@ class Trace:
 
     def line(self, event: Event) -> str:
         """An event in words."""
-        return f"{event.when:11.6f}  {self._words(event)}"
+        when, what, details = event
+        return f"{when:11.6f}  {self._words(what, details)}"
 
     def story(self, last: int = KEPT) -> list[str]:
         """The latest events in words, the oldest first."""
-        return [self.line(event) for event in list(self._last)[-last:]]
+        return [self.line(event) for event in [*self._last, *self._chunk][-last:]]
 
     @property
     def digest(self) -> str:
@@ -68,4 +63,5 @@ class Trace:
     def _digest_chunk(self) -> None:
         self.events += len(self._chunk)
         self._hash.update(_encode(self._chunk))
+        self._last.extend(self._chunk)
         self._chunk.clear()

@@ -1,5 +1,7 @@
 """Events of a run put into words: who said what to whom. Nothing secret is in an event, and nonces are only counted."""
 
+from typing import Any
+
 import msgspec
 
 from bft.messages import (
@@ -15,7 +17,6 @@ from bft.messages import (
     SignatureShare,
     Status,
 )
-from cluster.sim.trace import Event
 from pond.protocol import (
     Answered,
     Blocks,
@@ -35,19 +36,18 @@ _questions = msgspec.msgpack.Decoder(Question)
 _replies = msgspec.msgpack.Decoder(Reply)
 
 
-def words(event: Event) -> str:
+def words(what: str, details: tuple[Any, ...]) -> str:
     """One event as a line."""
-    match event.what, event.details:
+    match what, details:
         case "message", (int(sender), int(to), bytes(data)):
             return f"{_name(to):>4} <- {_name(sender)}: {message(sender, to, data)}"
         case "lost", (int(sender), int(to), bytes(data)):
             return f"{_name(sender):>4} -> {_name(to)}: lost: {message(sender, to, data)}"
         case "down", (int(sender), int(to), bytes(data)):
             return f"{_name(to):>4} <- {_name(sender)}: down: {message(sender, to, data)}"
-        case what, (int(who), *rest):
+        case _, (int(who), *rest):
             return f"{_name(who):>4} {what} {' '.join(map(_short, rest))}".rstrip()
-        case what, rest:
-            return f"     {what} {' '.join(map(_short, rest))}".rstrip()
+    return f"     {what} {' '.join(map(_short, details))}".rstrip()
 
 
 def message(sender: int, to: int, data: bytes) -> str:

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from bft import statement
 from pond.model import tree
 from pond.model.block import BlockRef
-from pond.model.tree import EMPTY, FAN_OUT, MIN_CHILDREN, TreeError, TreeRoot
+from pond.model.tree import EMPTY, TreeError, TreeRoot
+
+FAN_OUT = 64
+MIN_CHILDREN = 32
 
 
 def ref(number: int, length: int = 1) -> BlockRef:
