@@ -46,3 +46,36 @@ class ServerNames(Answer, frozen=True, kw_only=True):
 
     servers: list[str]
     done: str
+
+
+class Floor(Answer, frozen=True, kw_only=True):
+    """The machine's floor: median milliseconds of single steps, and of a write that would consist of nothing else."""
+
+    loopback_round_trip_ms: float
+    sync_ms: float
+    signature_check_ms: float
+    hash_ms: float
+    write_ms: float
+
+
+class Measured(Answer, frozen=True, kw_only=True):
+    """One row of a benchmark; CPU is that of the client and all servers together."""
+
+    name: str
+    n: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    per_second: float
+    cpu_ms_per_op: float
+    ratio_to_floor: float
+    """p50 against the floor for the same size."""
+
+
+class WriteLatency(Answer, frozen=True, kw_only=True):
+    """`bench write-latency`. Floors and phases are by the name of the row that they belong to."""
+
+    floor: dict[str, Floor]
+    results: list[Measured]
+    phases_ms: dict[str, dict[str, float]]
+    """Mean time between the points in the life of a batch, at the primary."""

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
-import msgspec
-
 from bft.secret import Secret
 from bft.signatures import Ed25519Signer, Ed25519Verifier
+from cluster.answers import Floor
 
 ROUNDS = 200
 SYNCS = 3
@@ -28,16 +27,6 @@ CHECKS = 2
 """Signature checks in a row: the client's by the primary, then the proposal's by a backup beside the client's."""
 
 
-class Floor(msgspec.Struct, frozen=True):
-    """Median milliseconds of single steps, and of a durable write that would consist of nothing else."""
-
-    loopback_round_trip_ms: float
-    sync_ms: float
-    signature_check_ms: float
-    hash_ms: float
-    write_ms: float
-
-
 def measure(payload_bytes: int, directory: Path | None = None) -> Floor:
     """The floor for writes of this size, with syncs in `directory` (the temporary one by default)."""
     round_trip = _loopback_round_trip()
@@ -46,7 +35,13 @@ def measure(payload_bytes: int, directory: Path | None = None) -> Floor:
     payload = os.urandom(payload_bytes)
     hashing = _median_ms(lambda: hashlib.sha256(payload).digest(), ROUNDS)
     write = SYNCS * sync + ROUND_TRIPS * round_trip + CHECKS * check + hashing
-    return Floor(round_trip, sync, check, hashing, write)
+    return Floor(
+        loopback_round_trip_ms=round_trip,
+        sync_ms=sync,
+        signature_check_ms=check,
+        hash_ms=hashing,
+        write_ms=write,
+    )
 
 
 def _median_ms(step: Callable[[], object], rounds: int) -> float:

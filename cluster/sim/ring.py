@@ -31,7 +31,7 @@ from cluster.sim.limits import Limits
 from cluster.sim.network import Conditions, Network
 from cluster.sim.server import Server
 from cluster.sim.server import Surroundings as ServerSurroundings
-from cluster.sim.shared import SharedService, shared_trees
+from cluster.sim.shared import SharedService, shared_work
 from cluster.sim.trace import Trace
 from cluster.sim.watch import Violation, Watch
 from cluster.sim.words import words
@@ -118,7 +118,7 @@ class Weather:
         """Each kind of fault on in some runs and off in others."""
         pace = choices.choice((0.02, 0.1, 0.5))
         return cls(
-            servers=choices.choice((4, 4, 4, 4, 4, 7)),
+            servers=7 if choices.random() < 0.1 else 4,
             real_keys=seed % REAL_KEYS_EVERY == 0,
             unshared=seed % UNSHARED_EVERY == 0,
             sync_seconds=choices.choice((0.0001, 0.0005, 0.005)),
@@ -377,7 +377,7 @@ def simulate(seed: int, operations: int = 200, show: Callable[[str], None] | Non
     began = perf_counter()
     scenario = Scenario(seed, operations, show)
     run = Run(seed)
-    with scenario.limits.applied(), nullcontext() if scenario.weather.unshared else shared_trees():
+    with scenario.limits.applied(), nullcontext() if scenario.weather.unshared else shared_work():
         try:
             try:
                 scenario.kernel.run_until_complete(scenario.play())

@@ -3,12 +3,14 @@
 An update reads some of the state and comes to a result that follows from what it read. The first server to run it
 really runs it; another one, for which the same reads find the same values on its own disk, takes the result over. If
 one read differs, it runs the update itself, and whatever is wrong shows. So also for the state tree, whose root names
-its contents. Some seeds do without (`cluster.sim.ring`), in case it is the sharing that hides something.
+its contents, and for the form of requests, which follows from their bytes. Some seeds do without
+(`cluster.sim.ring`), in case it is the sharing that hides something.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from bft.messages import Request, RequestStatement
 from bft.service import Result, ServiceView, StateMachine
 from bft.state_tree import StateTree
 from bft.statement import Digest
@@ -50,10 +52,23 @@ class SharedService:
     def __init__(self, inner: StateMachine) -> None:
         self._inner = inner
         self._known: dict[tuple[Digest, AgreedTime], list[tuple[list[_Read], Result]]] = {}
-        self.refuses = inner.refuses
-        self.bodies = inner.bodies
+        self._forms: dict[bytes, str | None] = {}
+        self._bodies: dict[bytes, list[Digest]] = {}
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
+
+    def refuses(self, operation: bytes) -> str | None:
+        """Reason why the operation's form is bad, or None."""
+        if operation not in self._forms:
+            self._forms[operation] = self._inner.refuses(operation)
+        return self._forms[operation]
+
+    def bodies(self, operation: bytes) -> list[Digest]:
+        """Digests of the bodies that an operation needs."""
+        known = self._bodies.get(operation)
+        if known is None:
+            known = self._bodies[operation] = self._inner.bodies(operation)
+        return known
 
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
@@ -84,20 +99,29 @@ def _finds_the_same(view: ServiceView, reads: list[_Read]) -> bool:
 
 
 @contextmanager
-def shared_trees() -> Iterator[None]:
-    """Within this, trees of one root with the same changes are made once."""
-    update = StateTree.update
-    made: dict[tuple[Digest, tuple[tuple[bytes, bytes | None], ...]], StateTree] = {}
+def shared_work() -> Iterator[None]:
+    """Within this, trees of one root with the same changes are made once, and so are requests of the same bytes."""
+    update, parse = StateTree.update, Request.parse
+    trees: dict[tuple[Digest, tuple[tuple[bytes, bytes | None], ...]], StateTree] = {}
+    requests: dict[bytes, RequestStatement] = {}
 
-    def shared(tree: StateTree, changes: Mapping[bytes, bytes | None]) -> StateTree:
+    def shared_update(tree: StateTree, changes: Mapping[bytes, bytes | None]) -> StateTree:
         key = (tree.root, tuple(changes.items()))
-        known = made.get(key)
+        known = trees.get(key)
         if known is None:
-            known = made[key] = update(tree, changes)
+            known = trees[key] = update(tree, changes)
         return known
 
-    StateTree.update = shared  # type: ignore[assignment,method-assign]
+    def shared_parse(request: Request) -> RequestStatement:
+        known = requests.get(request.statement)
+        if known is None:
+            known = requests[request.statement] = parse(request)
+        return known
+
+    StateTree.update = shared_update  # type: ignore[assignment,method-assign]
+    Request.parse = shared_parse  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
         StateTree.update = update  # type: ignore[method-assign]
+        Request.parse = parse  # type: ignore[method-assign]

@@ -58,11 +58,11 @@ class Habits:
     def drawn(cls, choices: random.Random) -> "Habits":
         """Some busy and some slow, some agreeing and some quarrelling."""
         return cls(
-            clients=choices.choice((3, 6, 12, 24)),
+            clients=choices.choice((4, 10, 25, 50)),
             principals=choices.choice((1, 2, 3)),
             objects=choices.choice((1, 2, 4)),
-            pause_seconds=choices.choice((0.0, 0.0, 0.001, 0.005, 0.03)),
-            reads=choices.choice((0.1, 0.3, 0.6)),
+            pause_seconds=choices.choice((0.0, 0.0, 0.0, 0.002, 0.03)),
+            reads=choices.choice((0.2, 0.5, 0.8)),
             conditional=choices.choice((0.0, 0.3, 0.8)),
             large=choices.choice((0.0, 0.0, 0.02)),
             replays=choices.choice((0.0, 0.1, 0.5)),
@@ -280,7 +280,7 @@ class Client:
         choices, around = self._choices, self._around
         owner = choices.choice(around.principals)
         aguid = names.aguid(owner.signer.public_key, choices.choice(owner.tags))
-        kind = choices.choices(("latest", "any", "number", "content", "history"), (50, 25, 10, 10, 5))[0]
+        kind = choices.choices(("latest", "any", "number", "content", "history"), (45, 35, 10, 7, 3))[0]
         deadline = Deadline(around.habits.patience_seconds)
         began = self._kernel.now
         try:

@@ -26,11 +26,11 @@ class Written(Answer, frozen=True, kw_only=True):
     size: int
     time: str
     status: str
-    """`committed`: ordered, and signed by the ring."""
+    """`committed`, or `deleted` after `rm`: ordered, and proved by the ring's signature."""
 
 
 class Stat(Answer, frozen=True, kw_only=True):
-    """`stat`: the newest version, and what is fixed for the object."""
+    """`stat`: the newest version, and what is fixed for the object. `ls` answers with a list of these."""
 
     name: str
     aguid: str
@@ -40,17 +40,10 @@ class Stat(Answer, frozen=True, kw_only=True):
     time: str
     block_size: int
     deleted: bool
-    versions: int
-    """How many there are in its history, counted with deletions."""
-    aborted: int
-    """How many updates changed nothing, because a predicate did not hold."""
-
-
-class Listed(Answer, frozen=True, kw_only=True):
-    """`ls`: one object of the owner. The answer is a list of these."""
-
-    name: str
-    aguid: str
+    updates: int
+    """In its history, counted with those that changed nothing because a predicate did not hold."""
+    owner: str
+    """Public key of its owner."""
 
 
 class Event(Answer, frozen=True, kw_only=True):
@@ -69,22 +62,23 @@ class Event(Answer, frozen=True, kw_only=True):
     """Why it was aborted."""
 
 
-class Range(Answer, frozen=True, kw_only=True):
-    """Bytes start <= offset < end."""
+class Change(Answer, frozen=True, kw_only=True):
+    """Bytes old_start <= offset < old_end of the one version became new_start <= offset < new_end of the other."""
 
-    start: int
-    end: int
+    old_start: int
+    old_end: int
+    new_start: int
+    new_end: int
 
 
 class Difference(Answer, frozen=True, kw_only=True):
-    """`diff`: which bytes of version `to` are others than at the same place of version `from`."""
+    """`diff`: where two versions differ."""
 
     name: str
     from_version: int
     to_version: int
     equal: bool
-    sizes: tuple[int, int]
-    changed: list[Range]
+    changes: list[Change]
 
 
 class Exported(Answer, frozen=True, kw_only=True):
@@ -94,7 +88,10 @@ class Exported(Answer, frozen=True, kw_only=True):
     file: str
     size: int
     versions: int
+    aborted: int
     with_data: bool
+    time: str
+    """The history is complete up to then."""
 
 
 class Verified(Answer, frozen=True, kw_only=True):

@@ -69,6 +69,18 @@ def key_option(command: F) -> F:
     )(command)
 
 
+def timeout_option(command: F) -> F:
+    """`--timeout SECONDS`, as `timeout`."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True, max=1e6),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to try; a transfer may take longer while it moves on.",
+    )(command)
+
+
 def named_key() -> Path | None:
     """The owner key's file that was named by option or environment; None means the one of the cluster's directory."""
     named = click.get_current_context().meta.get(KEY_META)
@@ -116,6 +128,25 @@ def moment(value: str) -> datetime:
         example = datetime.now().isoformat(timespec="seconds")
         message = f"{shown(value)} is no time: write it like {example}, or as seconds since 1970"
         raise click.BadParameter(message) from None
+
+
+def ring_key(value: str) -> bytes:
+    """The public key of a ring."""
+    from tapestry import guid
+
+    try:
+        return guid.parse(value)
+    except ValueError:
+        message = f"a ring's key has 64 base-16 digits, as `pond cluster status` shows it; not {shown(value)}"
+        raise click.BadParameter(message) from None
+
+
+def block_size(value: str) -> int:
+    """Bytes, also written like 64K or 1M."""
+    found = re.fullmatch(r"(\d{1,12})([kKmM]?)", value)
+    if found is None:
+        raise click.BadParameter(f"{shown(value)} is no size: write it like 65536, 64K or 1M")
+    return int(found[1]) * {"": 1, "k": 1024, "m": 1024 * 1024}[found[2].lower()]
 
 
 VERSION = click.IntRange(1, LARGEST_NUMBER)

@@ -316,8 +316,7 @@ def test_somebody_elses_object_cannot_be_written(face, store):
     notes.write(b"mine")
     thief = face.store("thief")
     stolen = thief.create("notes")
-    target = getattr(stolen, "_core", stolen)._target if hasattr(stolen, "_core") else stolen._target
-    target.aguid = notes.aguid
+    stolen._core._target.aguid = notes.aguid
     with pytest.raises(pond.PermissionRefused, match="only its owner"):
         stolen.write(b"yours")
     assert notes.read() == b"mine"
@@ -339,7 +338,7 @@ def test_an_export_holds_offline(store):
         out.seek(0)
         checked = bundle.verify(out.read, store.ring_key, Ed25519Verifier())
         assert (checked.versions, checked.aborted, checked.with_data) == (2, 1, with_data)
-    assert notes.verify() == report._replace(time=notes.verify().time) or notes.verify().versions == 2
+    assert notes.verify()[:3] == report[:3]
 
 
 def test_differences_are_found_without_blocks(store):
