@@ -4,14 +4,14 @@ MessagePack arrays with an integer tag first. The sender is whoever authenticate
 message names the membership's epoch and the view it belongs to where the protocol's rule depends on it.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from bft import statement
 from bft.answer import SessionId
 from bft.signatures import PublicKey, Signature
-from bft.statement import Digest, StatementError
+from bft.statement import Digest
 from bft.threshold import NonceCommitment
 from bft.types import Natural, WireEpoch, WireReplicaId, WireSequence, WireTime, WireView
 
@@ -31,14 +31,17 @@ class RequestError(ValueError):
     """A request whose statement is malformed."""
 
 
+_Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+
+
 class RequestStatement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a client signs: who asks, in which session, as which number of it, until when, and for what."""
 
     ring_id: Digest
     principal: PublicKey
     session: SessionId
-    number: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
-    not_after: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    number: _Number
+    not_after: Natural
     operation: bytes
 
     def encode(self) -> bytes:
@@ -56,11 +59,19 @@ class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     def parse(self) -> RequestStatement:
         """The statement, not yet verified. Raises RequestError when it is malformed."""
         try:
-            return msgspec.convert(
-                statement.decode(self.statement, REQUEST_TAG, REQUEST_FORMAT), RequestStatement, builtin_types=(bytes,)
-            )
-        except (StatementError, msgspec.ValidationError) as error:
+            fields = _statements.decode(self.statement)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(f"malformed request: {error}") from None
+        if _encode(fields) != self.statement:
+            raise RequestError("malformed request: not canonically encoded")
+        return RequestStatement(*fields[2:])
+
+
+_encode = msgspec.msgpack.encode
+_statements = msgspec.msgpack.Decoder(
+    tuple[Literal["bft.request"], Literal[1], Digest, PublicKey, SessionId, _Number, Natural, bytes]
+)
+"""Typed, so that hostile bytes never become more than these fields, whatever they contain."""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -219,7 +219,8 @@ class Signing:
         return [Broadcast(Certified(self._membership.epoch, certificate.statement, certificate.signature))]
 
     def on_share_timeout(self, sequence: Sequence) -> list[Effect]:
-        """Shares that did not come: their signers are left out for a while."""
+        """Shares that did not come: their signers are left out for a while. What they had published is dropped, since they
+        may have restarted, and its nonces be gone; our next STATUS then asks for what they have now."""
         session = self._claims.get(sequence)
         if session is None:
             return []
@@ -227,6 +228,8 @@ class Signing:
         silent = [replica for replica, _, _ in session[2].signers if replica not in given]
         for replica in silent:
             self._excluded[replica] = Sequence(sequence + EXCLUDED_BATCHES)
+            if replica != self._identity:
+                self._published.pop(replica, None)
         self._close(sequence)
         return [Rejected(replica, "no signature share in time") for replica in silent]
 

@@ -11,6 +11,8 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from cluster.answers import ClusterStatus, RingServer, ServerNames
+from cluster.bench.cli import bench
+from cluster.sim.cli import sim
 from pond.cli.answers import human_size, show, table
 from pond.cli.options import cluster_option, json_option, named_cluster, one_line
 
@@ -254,4 +256,4 @@ def demo(keep: bool) -> None:
     run(keep=keep)
 
 
-commands = (cluster,)
+commands = (cluster, sim, bench)

@@ -51,7 +51,7 @@ class ByVguid(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class AtTime(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
-    """The newest version not younger than this agreed time (microseconds)."""
+    """The newest version made at or before this agreed time (microseconds)."""
 
     time: Natural
 

@@ -112,6 +112,8 @@ class Weather:
     """0: no links are cut."""
     cut_seconds: float
     clock_jumps: bool
+    careless_primary: bool
+    """Whether the primary orders requests again that have run, as a liar may."""
 
     @classmethod
     def drawn(cls, seed: int, choices: random.Random) -> "Weather":
@@ -128,6 +130,7 @@ class Weather:
             cut_every_seconds=pace if choices.random() < 0.4 else 0.0,
             cut_seconds=choices.choice((0.01, 0.1, 0.6)),
             clock_jumps=choices.random() < 0.3,
+            careless_primary=choices.random() < 0.15,
         )
 
 
@@ -206,6 +209,9 @@ class Scenario:
             self.watch.service(self._service or Service()),
             server.disk,
         )
+        if self.weather.careless_primary and identity == 0:
+            replica.replies.knows = lambda request: False  # type: ignore[method-assign]
+            replica.replies.answer_known = lambda *about: None  # type: ignore[method-assign]
         return RingServer(replica, replica._disk)
 
     def _make_clients(self) -> None:

@@ -76,6 +76,9 @@ class Watch:
         self._membership = membership
         self._verifier = verifier
         self._limits = limits
+        self._quorum = (
+            2 * ((membership.size - 1) // 3) + 1
+        )  # worked out anew: the membership's own may be what is wrong
         self._right_time = right_time
         self._votes: dict[Sequence, _Votes] = {}
         self._memory = {identity: _Memory() for identity in range(membership.size)}
@@ -130,7 +133,7 @@ class Watch:
             for voter, voted in (votes.commits.items() if votes is not None else ())
             if voted == batch.digest and voter != server.identity
         }
-        if len(others) + 1 < self._membership.quorum:
+        if len(others) + 1 < self._quorum:
             raise Violation(
                 f"rule 1: server {server.identity} ran batch {batch.sequence}, which only {sorted(others)} and itself "
                 "have committed"
@@ -250,7 +253,7 @@ class Watch:
                     memory.voted[sequence] = voted
                 backers = {voter for voter, other in votes.prepares.items() if other == voted}
                 backers |= {voter for voter, other in votes.proposal.items() if other == voted}
-                if len(backers | {identity}) < self._membership.quorum:
+                if len(backers | {identity}) < self._quorum:
                     raise Violation(
                         f"rule 1: server {identity} commits batch {sequence}, which only {sorted(backers)} prepared"
                     )

@@ -25,6 +25,9 @@ LONGEST_PAUSE_SECONDS = 5.0
 KEPT_PER_SERVER = 4
 """Answers of one server to one question that wait to be looked at; a server that floods crowds out only itself."""
 
+TICK_SECONDS = 1e-6
+"""A time is reached this much early: event loops wake a hair before it, and would otherwise be asked again and again."""
+
 Burst: TypeAlias = list[tuple[int, bytes]]
 """(server, message) of what arrived together."""
 
@@ -48,6 +51,11 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Reply)
 
 
+def reached(at: float) -> bool:
+    """Whether it is that late (time of the event loop)."""
+    return asyncio.get_running_loop().time() >= at - TICK_SECONDS
+
+
 class Deadline:
     """Until when an operation may take, retries included. A long transfer begins anew whenever it has moved on."""
 
@@ -62,7 +70,7 @@ class Deadline:
     @property
     def passed(self) -> bool:
         """Whether it is too late."""
-        return asyncio.get_running_loop().time() >= self.at
+        return reached(self.at)
 
     def check(self, what: str) -> None:
         """Raises TimedOut when it is too late: `what` was under way."""
@@ -202,7 +210,7 @@ class Conversation:
 
     async def next(self, until: float) -> tuple[int, Reply] | None:
         """The next answer and who gave it, or None when there is none by `until` (time of the event loop)."""
-        if not self._answers and until > self._asker.loop.time():
+        if not self._answers and not reached(until):
             self._waiter = self._asker.loop.create_future()
             alarm = self._asker.loop.call_at(until, _wake, self._waiter)
             try:

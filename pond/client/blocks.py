@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from bft.statement import digest
-from pond.client.asking import Asker, Conversation, Deadline, RoundTrips
+from pond.client.asking import Asker, Conversation, Deadline, RoundTrips, reached
 from pond.errors import TimedOut, Unavailable
 from pond.model.block import bguid
 from pond.protocol import MAX_NAMED, Blocks, BlocksHeld, GetBlocks, Overloaded, PutBlocks, Refused
@@ -166,7 +166,7 @@ class Upload:
             if enough_at is not None:
                 taken = enough_at - started
                 until = enough_at + min(max(GRACE_SECONDS, taken), LONGEST_GRACE_SECONDS)
-                if not awaited or loop.time() >= until:
+                if not awaited or reached(until):
                     return
             elif self._deadline.passed:
                 raise TimedOut(
@@ -177,7 +177,7 @@ class Upload:
                 until = min(again_at, self._deadline.at)
             answer = await talk.next(until)
             if answer is None:
-                if enough_at is None and loop.time() >= again_at:
+                if enough_at is None and reached(again_at):
                     pause = min(2 * pause, 8.0)
                     again_at = loop.time() + self._asker.jitter(pause)
                     for server in [s for s in range(self._asker.servers) if asked[s] and not held[s]]:

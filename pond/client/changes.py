@@ -213,7 +213,10 @@ class _Commit:
                 self._target.aguid, change.encode(), bodies, self._deadline, self._supply
             )
             if base is None or not self._lost_a_race(ran, base):
-                return self._version(ran)
+                version = self._version(ran)
+                if version.number == 1:
+                    self._target.founded(block_size)
+                return version
             self._deadline.check(f"changing {self._target.shown}, which others change all the time,")
 
     async def end(self) -> None:

@@ -97,6 +97,10 @@ class Target:
         if seen.record is not None:
             self._block_size = seen.record.block_size
 
+    def founded(self, block_size: int) -> None:
+        """We made its first version."""
+        self._block_size = block_size
+
     async def block_size(self, size_hint: int, deadline: Deadline) -> int:
         """Bytes of a block: the object's if it exists, else as wished, else as fits content of about this size."""
         if self._block_size is None:

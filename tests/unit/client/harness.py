@@ -133,7 +133,9 @@ class Cluster:
     def links(self, received: Callable[[Burst], None]) -> "ClientLinks":
         return ClientLinks(self, received)
 
-    def store(self, owner: str = "owner", timeout: float = 30.0, clock: Callable[[], int] | None = None) -> objects.Store:
+    def store(
+        self, owner: str = "owner", timeout: float = 30.0, clock: Callable[[], int] | None = None
+    ) -> objects.Store:
         parts = Parts(self.links, clock or self.client_clock, Randomness("client of " + owner))
         return open_store(parts, self.membership, Secret(hashlib.sha256(owner.encode()).digest()), timeout)
 
@@ -162,7 +164,9 @@ class Cluster:
         self._perform(server, self.servers[server].burst_ended(self.now))
 
     def _fire(self, server: int, timer: Any) -> None:
-        if server not in self.down:
+        if server in self.down:  # paused: it goes on when it is up again
+            self.loop.call_later(0.1, self._fire, server, timer)
+        else:
             self._perform(server, self.servers[server].on_timer(timer, self.now))
 
     def _perform(self, server: int, effects: list[Effect | ToClient]) -> None:

@@ -22,6 +22,7 @@ from pond.protocol import (
     ObjectRead,
     Overloaded,
     PutBlocks,
+    Question,
     ReadObject,
     Refused,
     Reply,
@@ -190,18 +191,21 @@ def test_an_expired_answer_is_found_in_the_log(loop):
     run(loop, test)
 
 
-def answer_instead(cluster: Cluster, status: Status, times: int) -> None:
-    """All servers answer requests with this status, without running them."""
-    ask, left = cluster.ask, dict.fromkeys(range(4), times)
+def answer_instead(cluster: Cluster, status: Status, sessions: int = 1000) -> None:
+    """All servers answer requests of the first so many sessions with this status, without running them."""
+    ask = cluster.ask
+    seen: dict[bytes, None] = {}
 
     def refuse(server: int, links: Any, data: bytes) -> None:
-        question = msgspec.msgpack.decode(data, type=Submit | Any) if data[1] == 1 else None
-        if isinstance(question, Submit) and left[server]:
-            left[server] -= 1
-            answer = Answer(digest(question.request.statement), status, b"").encode()
-            links.arrive(server, msgspec.msgpack.encode(Answered(question.ask, answer, None, None)))
-        else:
-            ask(server, links, data)
+        question = msgspec.msgpack.decode(data, type=Question)
+        if isinstance(question, Submit):
+            session = question.request.parse().session
+            if session in seen or len(seen) < sessions:
+                seen[session] = None
+                answer = Answer(digest(question.request.statement), status, b"").encode()
+                links.arrive(server, msgspec.msgpack.encode(Answered(question.ask, answer, None, None)))
+                return
+        ask(server, links, data)
 
     cluster.ask = refuse  # type: ignore[method-assign]
 
@@ -219,7 +223,7 @@ def test_an_update_that_did_not_run_says_so(loop, status, error, says):
     async def test(cluster: Cluster) -> None:
         _, notes = await notes_of(cluster)
         await notes.write(b"hello")
-        answer_instead(cluster, status, 1000)
+        answer_instead(cluster, status)
         with pytest.raises(error, match=says):
             await notes.write(b"other")
         assert await notes.read() == b"hello"
@@ -232,10 +236,6 @@ def test_a_forgotten_session_is_replaced(loop):
         _, notes = await notes_of(cluster)
         answer_instead(cluster, Status.UNKNOWN_SESSION, 1)
         assert (await notes.write(b"hello")).number == 1
-        sessions = [
-            question.request.parse().session for _, question in cluster.asked if isinstance(question, Submit)
-        ]
-        assert len(set(sessions)) == 2
 
     run(loop, test)
 
@@ -244,9 +244,8 @@ def test_after_a_long_pause_a_new_session_is_opened(loop):
     async def test(cluster: Cluster) -> None:
         _, notes = await notes_of(cluster)
         await notes.write(b"hello")
-        await asyncio.wait_for(asyncio.shield(cluster.loop.create_future()), 3600) if False else None
         later = cluster.loop.create_future()
-        cluster.loop.call_later(3600, later.set_result, None)
+        cluster.loop.call_later(200, later.set_result, None)
         await later
         assert (await notes.append(b" world")).number == 2
         requests = [question.request for _, question in cluster.asked if isinstance(question, Submit)]

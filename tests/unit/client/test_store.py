@@ -194,7 +194,9 @@ def test_predicates_decide(store):
         notes.update().when(pond.version_is(1)).append(b"!").commit()
     assert (caught.value.version, caught.value.exit_code) == (2, 3)
     past, future = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-    condition = pond.all_of(pond.after(past), pond.not_(pond.after(future)), pond.any_of(pond.absent(), pond.before(future)))
+    condition = pond.all_of(
+        pond.after(past), pond.not_(pond.after(future)), pond.any_of(pond.absent(), pond.before(future))
+    )
     notes.update().when(condition).append(b"!").commit()
     assert notes.read() == b"hello world!"
     assert [entry.status for entry in notes.history()] == ["committed", "committed", "aborted", "committed"]
@@ -249,7 +251,9 @@ def test_several_changes_in_one_update(store):
     notes = store.create("notes", block_size=4096)
     notes.write(content(10_000))
     model = bytearray(content(10_000))
-    notes.update().insert(5, b"abc").delete_range(4090, 20).append(b"end").truncate(9000).replace(8990, b"0" * 20).commit()
+    notes.update().insert(5, b"abc").delete_range(4090, 20).append(b"end").truncate(9000).replace(
+        8990, b"0" * 20
+    ).commit()
     model[5:5] = b"abc"
     del model[4090:4110]
     model += b"end"

@@ -10,6 +10,7 @@ import pytest
 from bft.answer import Answer
 from bft.answer import Status as AnswerStatus
 from bft.certificate import Certificate
+from bft.merkle import MountainRange, leaf_hash
 from bft.signatures import Ed25519Verifier
 from bft.state_tree import StateProof
 from bft.statement import digest
@@ -17,6 +18,7 @@ from pond.model import names, proof
 from pond.model import update as u
 from pond.model.block import to_runs
 from pond.model.proof import HistoryCheck, Missing, ProofFailed
+from pond.model.tree import EMPTY, TreeRoot
 from pond.model.update import Founding
 from pond.model.version import (
     History,
@@ -167,20 +169,22 @@ def test_missing_versions(store: Store) -> None:
         check_version(store, store.version_evidence(2), AtTime(0))
 
 
-def test_a_time_needs_the_version_that_follows(store: Store) -> None:
-    evidence = store.version_evidence(2)
-    version = roots(store)[1]
-    wrong: list[OutcomeEvidence | None] = [None, store.outcome_evidence(0)]
-    wrong += [store.outcome_evidence(index) for index in range(store.record().history.count)]
+@pytest.mark.parametrize("number", range(1, 6))
+def test_a_time_needs_the_version_that_follows(store: Store, number: int) -> None:
+    evidence = store.version_evidence(number)
+    version = roots(store)[number - 1]
     good = evidence.followed_by
-    assert good in wrong
-    for followed_by in wrong:
-        changed = msgspec.structs.replace(evidence, followed_by=followed_by)
-        if followed_by == good:
-            assert check_version(store, changed, AtTime(version.time)) == version
-        else:
-            with pytest.raises(ProofFailed):
-                check_version(store, changed, AtTime(version.time))
+    others: list[OutcomeEvidence | None] = [None]
+    others += [store.outcome_evidence(index) for index in range(store.record().history.count)]
+    assert good in others
+    for time in (version.time, roots(store)[number].time - 1, roots(store)[number].time, 2**60):
+        for followed_by in others:
+            changed = msgspec.structs.replace(evidence, followed_by=followed_by)
+            if followed_by == good and time < roots(store)[number].time:
+                assert check_version(store, changed, AtTime(time)) == version
+            else:
+                with pytest.raises(ProofFailed):
+                    check_version(store, changed, AtTime(time))
 
 
 def test_evidence_of_another_object_or_state(store: Store) -> None:
@@ -219,6 +223,75 @@ def test_an_abort_makes_no_version(store: Store) -> None:
     evidence = msgspec.structs.replace(store.version_evidence(number), made_by=aborted)
     with pytest.raises(ProofFailed):
         check_version(store, evidence, ByNumber(number))
+
+
+VERSION = VersionRoot(
+    aguid=AGUID,
+    number=1,
+    block_size=BLOCK_SIZE,
+    content=EMPTY,
+    previous=None,
+    update=digest(b"request"),
+    time=500,
+    acl_version=0,
+    metadata=None,
+    history=History(0, MountainRange.empty().root),
+    deleted=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("of_version", "of_outcome", "of_record"),
+    [
+        ({"time": 501}, {}, {}),
+        ({"update": bytes(32)}, {}, {}),
+        ({"aguid": OTHER}, {}, {}),
+        ({"content": TreeRoot(bytes(32), 1, 1, 1)}, {}, {}),
+        ({"history": History(1, bytes(32))}, {}, {}),
+        ({"number": 2, "previous": bytes(32)}, {}, {}),
+        ({}, {"vguid": bytes(32)}, {}),
+        ({}, {"aguid": OTHER}, {}),
+        ({}, {}, {"vguid": bytes(32)}),
+        ({"number": 2, "previous": bytes(32)}, {"number": 2}, {}),
+    ],
+)
+def test_evidence_that_a_faulty_ring_would_vouch_for(
+    of_version: dict[str, object], of_outcome: dict[str, object], of_record: dict[str, object]
+) -> None:
+    """Outcome, version and record must agree even where each is proved to be the ring's."""
+
+    def build(
+        of_version: dict[str, object], of_outcome: dict[str, object], of_record: dict[str, object]
+    ) -> tuple[ObjectRecord, VersionEvidence]:
+        version = msgspec.structs.replace(VERSION, **of_version)
+        outcome = Outcome(
+            aguid=AGUID,
+            index=0,
+            update=VERSION.update,
+            writer=OWNER,
+            status=Status.COMMITTED,
+            clause=0,
+            reason=None,
+            number=1,
+            vguid=version.digest(),
+            size_bytes=0,
+            time=VERSION.time,
+        )
+        outcome = msgspec.structs.replace(outcome, **of_outcome)
+        history, _ = MountainRange.empty().append(leaf_hash(outcome.encode()))
+        record = ObjectRecord(
+            owner=OWNER, number=1, vguid=version.digest(), deleted=False, block_size=BLOCK_SIZE, history=history
+        )
+        evidence = VersionEvidence(version.encode(), OutcomeEvidence(outcome.encode(), []), None)
+        return msgspec.structs.replace(record, **of_record), evidence
+
+    record, evidence = build({}, {}, {})
+    assert proof.check_version(AGUID, record, evidence, Latest()) == VERSION
+    record, evidence = build(of_version, of_outcome, of_record)
+    selectors: list[Selector] = [Latest(), ByNumber(1), ByVguid(digest(evidence.root)), AtTime(1000)]
+    for selector in selectors:
+        with pytest.raises(ProofFailed):
+            proof.check_version(AGUID, record, evidence, selector)
 
 
 # --- history -----------------------------------------------------------------------------------------------------

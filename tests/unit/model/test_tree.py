@@ -349,6 +349,13 @@ def test_a_node_that_is_its_own_child_cannot_be_deep() -> None:
     assert readers(TreeRoot(inner, 5, 1, 3), nodes.__getitem__)[0] is TreeError
 
 
+@pytest.mark.parametrize("height", [3, 4, 8])
+def test_an_inner_node_of_another_height(height: int) -> None:
+    guid, nodes = lie(height, [[bytes(32), 5, 1]])
+    with pytest.raises(TreeError, match="another height"):
+        tree.open_inner(TreeRoot(guid, 5, 1, 2), nodes[guid])
+
+
 @pytest.mark.parametrize(
     "root",
     [
