@@ -193,7 +193,7 @@ Effect = (
 
 
 class Overlay:
-    """Writes of the step under way, on top of what the disk holds: later parts of the step read what earlier ones wrote."""
+    """Writes of the step under way on top of the disk's: later parts of the step read what earlier ones wrote."""
 
     def __init__(self, disk: Reader) -> None:
         self._disk = disk

@@ -13,7 +13,7 @@ SIZES = (4, 7, 10)
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """One epoch's replicas: their Ed25519 keys in order of ReplicaId, and the ring's own key, which signs certificates."""
+    """One epoch's replicas: their Ed25519 keys in order of ReplicaId, and the ring's own, which signs certificates."""
 
     ring_id: Digest
     epoch: Epoch

@@ -92,8 +92,8 @@ class NonceName(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class PrePrepare(_Message, frozen=True, tag=1):
-    """The primary's proposal, which is also its vote. The signature covers ring, epoch, view, sequence, batch digest and
-    signing plan, so that a proposal convinces third parties; the bodies travel outside it."""
+    """The primary's proposal, which is also its vote. The signature covers ring, epoch, view, sequence, batch digest
+    and signing plan, so that a proposal convinces third parties; the bodies travel outside it."""
 
     view: WireView
     sequence: WireSequence

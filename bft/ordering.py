@@ -1,7 +1,7 @@
 """Three-phase ordering within one view, as a pure state machine (Castro & Liskov, TOCS 2002, section 4.2).
 
-Here: pre-prepare, prepare, commit between the watermarks; votes that overtake their proposal; bodies that travel beside;
-sending again from memory and log. Not here: view change (section 4.4). The primary signs its proposals, which are its
+Here: pre-prepare, prepare, commit between the watermarks; votes that overtake their proposal; bodies that travel
+beside; sending again from memory and log. Not here: view change (section 4.4). The primary signs its proposals, which are its
 vote; PREPARE and COMMIT rely on authenticated links.
 """
 
@@ -178,9 +178,9 @@ class Ordering:
     def on_pre_prepare(self, sender: ReplicaId, message: PrePrepare) -> list[Effect]:
         """Accept a proposal, from the primary or passed on by another replica: its signature says whose it is."""
         slot = self.slots.get(message.sequence)
-        if slot is not None and slot.proposal is not None and slot.voted:
-            if slot.proposal.signature == message.signature:
-                return []
+        known = slot.proposal if slot is not None and slot.voted else None
+        if known is not None and known.signature == message.signature:
+            return []
         try:
             requests, bodies = self._read_requests(message)
         except RequestError as error:
@@ -240,7 +240,9 @@ class Ordering:
 
     def _vote(self, sequence: Sequence, slot: Slot) -> list[Effect]:
         """Proposal and bodies go to the disk before PREPARE."""
-        assert slot.proposal is not None and not slot.missing and not slot.voted, slot.story()
+        assert slot.proposal is not None, slot.story()
+        assert not slot.missing, slot.story()
+        assert not slot.voted, slot.story()
         slot.voted = True
         kept = self._keep(slot)
         slot.prepares[self.identity] = slot.digest
@@ -333,10 +335,8 @@ class Ordering:
             slot = self.slots.get(sequence)
             if slot is not None and slot.voted and slot.proposal is not None:
                 messages += self._said(slot.proposal, slot.digest, slot.committing)
-            elif (entry := logged.get(sequence)) is not None:
-                if entry.proposal is not None:
-                    digest = entry.prepared.digest if entry.prepared is not None else _digest_of(entry.proposal)
-                    messages += self._said(entry.proposal, digest, entry.prepared is not None)
+            elif (entry := logged.get(sequence)) is not None and entry.proposal is not None:
+                messages += self._said(entry.proposal, _digest_of(entry.proposal), entry.prepared is not None)
         return [Send(to, message) for message in messages]
 
     def _said(self, proposal: PrePrepare, digest: Digest, committing: bool) -> list[Message]:

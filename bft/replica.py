@@ -54,7 +54,7 @@ from bft.threshold import ThresholdScheme
 from bft.types import AgreedTime, ReplicaId, Sequence
 
 PIPELINE = 4
-"""Batches under way at once: more hide a round trip, but make batches smaller; the rest of the requests wait for one."""
+"""Batches under way at once: more hide a round trip but make batches smaller; other requests wait for one."""
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Size of a batch's requests at which it is full; a single larger request makes a batch of its own."""
@@ -287,6 +287,7 @@ class Replica:
                     effects += self.replies.executed(sequence, dict(effect.answers), view)
             early = self.signing.take_early(sequence)
             if early is not None:
+                self.signing.skipped(batch.plan)
                 effects += self._apply_certificate(sequence, early)
             else:
                 effects += self.signing.executed(claim, view, batch.plan, self.membership.primary(view))

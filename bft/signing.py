@@ -1,8 +1,8 @@
 """Making certificates: f + 1 replicas sign each batch's outcome as one key (FROST, RFC 9591; rules: agreement.md).
 
 Nonces are published ahead. The primary names signers and their commitments beside the proposal; each signer, once the
-batch ran live, sends its share to the primary, which joins them and sends the certificate round. A nonce leaves the pool
-before its share is computed, and a repeat sends the same bytes. A session that fails is not repeated: it excludes who
+batch ran live, sends its share to the primary, which joins them and sends the certificate round. A nonce leaves
+the pool before its share is computed, and a repeat sends the same bytes. A session that fails is not repeated: it excludes who
 failed it for a while, and the next batch's certificate covers the earlier outcomes through the state tree.
 """
 
@@ -80,16 +80,12 @@ class Signing:
         return [Broadcast(Nonces(self._membership.epoch, self._start, first, commitments))]
 
     def publish_again(self, to: ReplicaId) -> list[Effect]:
-        """Someone has none of our commitments left: send those of the pool, which it may use from where it stopped."""
-        if not self._pool:
-            return []
-        first = min(self._pool)
-        run = []
-        for index in range(first, self._next_index):
-            if index not in self._pool:
-                break
-            run.append(self._pool[index][1])
-        return [Send(to, Nonces(self._membership.epoch, self._start, first, run))]
+        """Someone has none of our commitments left: send the newest lot, which it may use from where it stopped."""
+        first = self._next_index
+        while first - 1 in self._pool and self._next_index - first < POOL:
+            first -= 1
+        run = [self._pool[index][1] for index in range(first, self._next_index)]
+        return [Send(to, Nonces(self._membership.epoch, self._start, first, run))] if run else []
 
     def commitments_of(self, replica: ReplicaId) -> int:
         """How many commitments of a replica are at hand."""
@@ -176,6 +172,13 @@ class Signing:
                 return None  # a plan that cannot be signed, as a lying primary may name
         return None
 
+    def skipped(self, plan: SigningPlan | None) -> None:
+        """The certificate of a batch was there before the batch ran here: our nonce that was named for it is dropped, or
+        it would fill the pool for ever."""
+        for replica, name, _ in plan.signers if plan is not None else ():
+            if replica == self._identity and name.start == self._start:
+                self._pool.pop(name.index, None)
+
     def refill(self) -> list[Effect]:
         """Ask for random bytes when half of the pool is used."""
         if self._asked_for_random or len(self._pool) > POOL // 2:
@@ -219,8 +222,8 @@ class Signing:
         return [Broadcast(Certified(self._membership.epoch, certificate.statement, certificate.signature))]
 
     def on_share_timeout(self, sequence: Sequence) -> list[Effect]:
-        """Shares that did not come: their signers are left out for a while. What they had published is dropped, since they
-        may have restarted, and its nonces be gone; our next STATUS then asks for what they have now."""
+        """Shares that did not come: their signers are left out for a while. What they had published is dropped,
+        since they may have restarted and their nonces be gone; our next STATUS asks for what they have now."""
         session = self._claims.get(sequence)
         if session is None:
             return []

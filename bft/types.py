@@ -1,4 +1,4 @@
-"""The numbers that agreement speaks of, each with a type of its own so that a View never meets a Sequence by accident."""
+"""The numbers that agreement speaks of, each with a type of its own: a View never meets a Sequence by accident."""
 
 from typing import Annotated, NewType
 

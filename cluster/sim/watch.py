@@ -78,7 +78,7 @@ class Watch:
         self._limits = limits
         self._quorum = (
             2 * ((membership.size - 1) // 3) + 1
-        )  # worked out anew: the membership's own may be what is wrong
+        )  # not as the membership has it
         self._right_time = right_time
         self._votes: dict[Sequence, _Votes] = {}
         self._memory = {identity: _Memory() for identity in range(membership.size)}

@@ -26,7 +26,7 @@ KEPT_PER_SERVER = 4
 """Answers of one server to one question that wait to be looked at; a server that floods crowds out only itself."""
 
 TICK_SECONDS = 1e-6
-"""A time is reached this much early: event loops wake a hair before it, and would otherwise be asked again and again."""
+"""A time is reached this much early: event loops wake a hair before it, and would else be asked again and again."""
 
 Burst: TypeAlias = list[tuple[int, bytes]]
 """(server, message) of what arrived together."""

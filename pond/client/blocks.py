@@ -293,7 +293,9 @@ class Fetcher:
                 before = len(found)
                 if isinstance(reply, Blocks):
                     self._take(reply.blocks, wanted, found, names)
-                elif isinstance(reply, Overloaded | Refused):
+                elif isinstance(reply, Overloaded):
+                    continue  # says nothing of what it has: it is overdue soon, and then the next is asked
+                elif isinstance(reply, Refused):
                     self._asker.distrust("a server did not give blocks")
                 else:
                     self._asker.distrust("answer to another question")

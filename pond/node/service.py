@@ -1,4 +1,4 @@
-"""The store as the ring orders it: `bft` sees operations, keys and values as bytes, `pond.model` knows what they mean."""
+"""The store as the ring orders it: what `bft` sees as bytes, `pond.model` understands."""
 
 from collections import OrderedDict
 

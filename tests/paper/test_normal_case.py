@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bft.checkpoints import INTERVAL, checkpoint_digest
-from bft.effects import Broadcast, Persist, Received, Rejected, Send
+from bft.effects import Broadcast, Effect, Persist, Received, Rejected, Send
 from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare, SignatureShare
 from bft.ordering import WINDOW
 from bft.types import Epoch, ReplicaId, Sequence, View
@@ -15,16 +15,9 @@ from tests.unit.bft.ring import Client, Ring
 
 def proposal(ring: Ring, operation: bytes = b"x") -> PrePrepare:
     """What the primary would broadcast for this operation, without any backup hearing of it."""
-    sent: list[PrePrepare] = []
-
-    def intercept(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
-        if isinstance(message, PrePrepare):
-            sent.append(message)
-        return True
-
-    before, ring.drops = ring.drops, intercept
+    sent = ring.catch(PrePrepare)
     ring.submit(Client().request(operation))
-    ring.drops = before
+    ring.deliver_all()
     return sent[-1]
 
 
@@ -48,7 +41,8 @@ def test_a_backup_accepts_a_pre_prepare_and_enters_the_prepare_phase_by_multicas
     ring = Ring()
     effects = receive(ring, 1, 0, proposal(ring))
     assert [type(effect) for effect in effects] == [Persist, Broadcast]
-    assert isinstance(effects[1], Broadcast) and isinstance(effects[1].message, Prepare)
+    assert isinstance(effects[1], Broadcast)
+    assert isinstance(effects[1].message, Prepare)
 
 
 def test_a_pre_prepare_of_another_view_is_refused() -> None:
@@ -94,7 +88,8 @@ def test_what_lies_below_the_low_watermark_is_old_news() -> None:
 
 
 def test_a_second_proposal_for_one_number_is_refused() -> None:
-    """4.2: 'it has not accepted a PRE-PREPARE message for view v and sequence number n containing a different digest'."""
+    """4.2: 'it has not accepted a PRE-PREPARE message for view v and sequence number n containing a different
+    digest'."""
     ring, twin = Ring(), Ring()
     receive(ring, 1, 0, proposal(ring, b"one"))
     effects = receive(ring, 1, 0, proposal(twin, b"two"))
@@ -180,7 +175,7 @@ def test_requests_execute_in_the_order_of_their_sequence_numbers() -> None:
     ring.submit(client.request(b"1"))
     ring.submit(client.request(b"2"))
     assert ring.executed == [2, 0, 2, 2]
-    ring.drops = lambda sender, to, message: False
+    ring.deliver_all()
     ring.links.extend(held)
     ring.run()
     assert ring.executed == [2, 2, 2, 2]
@@ -199,7 +194,7 @@ def test_a_checkpoint_is_stable_with_2f_plus_1_equal_messages_and_cuts_what_lies
     assert [replica.ordering.stable for replica in ring.replicas] == [INTERVAL, 0, INTERVAL, INTERVAL]
     assert len(ring.replicas[1].ordering.slots) == INTERVAL
     assert not ring.replicas[0].ordering.slots
-    ring.drops = lambda sender, to, message: False
+    ring.deliver_all()
     for _ in range(20):
         ring.fire("tick")
     assert ring.replicas[1].ordering.stable == INTERVAL, "what was lost is sent again"
@@ -239,10 +234,13 @@ def test_the_proposal_is_on_disk_before_it_is_sent() -> None:
     ring = Ring()
     kinds: list[str] = []
     perform = ring.perform
-    ring.perform = lambda identity, effects: (  # type: ignore[method-assign]
-        kinds.extend(type(effect).__name__ for effect in effects) if identity == 0 else None,
-        perform(identity, effects),
-    )[1]
+
+    def watch(identity: ReplicaId, effects: list[Effect]) -> None:
+        if identity == 0:
+            kinds.extend(type(effect).__name__ for effect in effects)
+        perform(identity, effects)
+
+    ring.perform = watch  # type: ignore[method-assign]
     ring.submit(Client().request(b"x"))
     assert kinds[:3] == ["Persist", "Mark", "Broadcast"]
 
@@ -255,7 +253,7 @@ def test_an_honest_primary_waits_at_the_high_watermark() -> None:
         ring.submit(client.request(b"%d" % i))
     assert ring.executed == [WINDOW] * 4
     assert ring.replicas[0].queued == 5
-    ring.drops = lambda sender, to, message: False
+    ring.deliver_all()
     for _ in range(20):
         ring.fire("tick")
         ring.fire("idle")
@@ -282,7 +280,7 @@ def test_nothing_is_sent_to_a_client_before_its_batch_is_committed() -> None:
     ring.submit(Client().request(b"x"))
     assert ring.executed == [0, 0, 0, 0]
     assert ring.answers == []
-    ring.drops = lambda sender, to, message: False
+    ring.deliver_all()
     for _ in range(3):
         ring.fire("tick")
     assert ring.executed == [1, 1, 1, 1]
@@ -295,16 +293,11 @@ def test_a_body_that_is_missing_is_fetched_before_the_vote() -> None:
     body = b"a body" * 100
     name = hashlib.sha256(body).digest()
     request = Client().request(b"#" + name, [body])
-    bare: list[Message] = []
-    ring.drops = lambda sender, to, message: (
-        (bare.append(message), True)[1] if isinstance(message, PrePrepare) else False
-    )
+    sent = ring.catch(PrePrepare)
     ring.submit(request)
-    ring.drops = lambda sender, to, message: False
-    stripped = msgspec.structs.replace(
-        bare[-1],
-        requests=[msgspec.structs.replace(r, bodies=[]) for r in bare[-1].requests],  # type: ignore[attr-defined]
-    )
+    ring.deliver_all()
+    bare = [msgspec.structs.replace(r, bodies=[]) for r in sent[-1].requests]
+    stripped = msgspec.structs.replace(sent[-1], requests=bare)
     effects = receive(ring, 1, 0, stripped)
     assert not [e for e in effects if isinstance(e, Broadcast)], "no vote without the body"
     assert [type(e.message).__name__ for e in effects if isinstance(e, Send)] == ["FetchBodies"]
@@ -330,7 +323,7 @@ def test_a_batch_whose_checkpoint_is_stable_still_gets_its_certificate() -> None
         ring.submit(client.request(b"%d" % i))
     assert ring.replicas[0].ordering.stable == INTERVAL
     ring.links.extend(shares)
-    ring.drops = lambda sender, to, message: False
+    ring.deliver_all()
     ring.run()
     assert len(ring.answers) == INTERVAL
     assert all(answer.certificate is not None for answer in ring.answers)

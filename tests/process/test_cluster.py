@@ -13,25 +13,11 @@ import pytest
 
 from cluster import launch, layout, processes
 from tests.process.commands import COMMAND_SECONDS, POND, answer, check_failed, environment, pond, run, states
+from tests.process.conftest import stop
 
 pytestmark = pytest.mark.process
 
 RUNNING = dict.fromkeys(["ring-0", "ring-1", "ring-2", "ring-3"], "running")
-
-
-def stop(directory: Path) -> None:
-    """Whatever a test has left of its cluster."""
-    if (directory / "cluster.json").exists():
-        launch.down(directory, delete=True)
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory):
-    """A running cluster; who changes it brings it back."""
-    directory = tmp_path_factory.mktemp("ring") / "cluster"
-    pond(directory, "cluster", "up")
-    yield directory
-    stop(directory)
 
 
 @pytest.fixture

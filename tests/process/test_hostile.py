@@ -213,7 +213,7 @@ def test_hostile_bytes_from_a_member_on_the_peer_port(cluster: Layout) -> None:
 
 @pytest.mark.parametrize("port", ["peer_address", "client_address", "metrics_address"])
 def test_raw_bytes_on_every_port(cluster: Layout, port: str) -> None:
-    """No ZeroMQ at all: random bytes, half a greeting, a greeting with another mechanism, connections that only open."""
+    """No ZeroMQ: random bytes, half a greeting, a greeting with another mechanism, connections that only open."""
     draw = random.Random(3)
     host, number = getattr(cluster.cluster.members[0], port).removeprefix("tcp://").rsplit(":", 1)
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\x00") + b"\x00" + bytes(31)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from bft.effects import (
     AnswerClient,
@@ -34,7 +35,13 @@ from bft.state_tree import Kind, state_key
 from bft.threshold import Frost, deal
 from bft.types import AgreedTime, Epoch, ReplicaId, View
 
+LATER = 1_060_000_000_000
+"""A not-after within the day that sessions may live, on the clock of these rings."""
+
 RING_ID = hashlib.sha256(b"a ring for tests").digest()
+
+
+M = TypeVar("M", bound=Message)
 
 
 class MemoryDisk:
@@ -107,7 +114,7 @@ class Client:
         self.number = 0
 
     def request(
-        self, operation: bytes, bodies: Iterable[bytes] = (), number: int | None = None, not_after: int = 1_060_000_000_000
+        self, operation: bytes, bodies: Iterable[bytes] = (), number: int | None = None, not_after: int = LATER
     ) -> Request:
         self.number = number if number is not None else self.number + 1
         stated = RequestStatement(RING_ID, self.signer.public_key, self.session, self.number, not_after, operation)
@@ -209,6 +216,23 @@ class Ring:
             sender, to, message = self.links.popleft()
             self.step(to, Received(sender, message, self.now))
             self.step(to, BurstEnded(self.now))
+
+    def catch(self, kind: type[M], keep: Callable[[M], bool] = lambda message: True) -> list[M]:
+        """Lose all messages of a kind from now on, and collect them here."""
+        caught: list[M] = []
+
+        def drop(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
+            if not isinstance(message, kind) or not keep(message):
+                return False
+            caught.append(message)
+            return True
+
+        self.drops = drop
+        return caught
+
+    def deliver_all(self) -> None:
+        """Lose nothing from now on."""
+        self.drops = lambda sender, to, message: False
 
     def fire(self, kind: str) -> None:
         """Fire the timers of one kind that are set, once."""

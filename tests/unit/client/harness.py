@@ -1,4 +1,4 @@
-"""A real ring in one process under a client, on virtual time: instant links, disks in memory, lies that a test chooses."""
+"""A real ring in one process under a client, on virtual time: instant links, disks in memory, lies as a test likes."""
 
 import asyncio
 import hashlib
@@ -177,9 +177,9 @@ class Cluster:
                 case Send(to, message):
                     self.loop.call_soon(self._deliver, server, to, message)
                 case Broadcast(message):
-                    for to in range(len(self.servers)):
-                        if to != server:
-                            self.loop.call_soon(self._deliver, server, to, message)
+                    for other in range(len(self.servers)):
+                        if other != server:
+                            self.loop.call_soon(self._deliver, server, other, message)
                 case SetTimer(timer, seconds):
                     self.loop.call_later(seconds * self._pace, self._fire, server, timer)
                 case NeedRandom(size):
