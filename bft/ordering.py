@@ -1,8 +1,8 @@
 """Three-phase ordering within one view, as a pure state machine (Castro & Liskov, TOCS 2002, section 4.2).
 
 Here: pre-prepare, prepare, commit between the watermarks; votes that overtake their proposal; bodies that travel
-beside; sending again from memory and log. Not here: view change (section 4.4). The primary signs its proposals, which are its
-vote; PREPARE and COMMIT rely on authenticated links.
+beside; sending again from memory and log. Not here: view change (section 4.4). The primary signs its proposals, which
+are its vote; PREPARE and COMMIT rely on authenticated links.
 """
 
 from collections.abc import Sequence as SequenceOf

@@ -1,9 +1,10 @@
 """Making certificates: f + 1 replicas sign each batch's outcome as one key (FROST, RFC 9591; rules: agreement.md).
 
 Nonces are published ahead. The primary names signers and their commitments beside the proposal; each signer, once the
-batch ran live, sends its share to the primary, which joins them and sends the certificate round. A nonce leaves
-the pool before its share is computed, and a repeat sends the same bytes. A session that fails is not repeated: it excludes who
-failed it for a while, and the next batch's certificate covers the earlier outcomes through the state tree.
+batch ran live, sends its share to the primary, which joins them and sends the certificate round. A nonce leaves the
+pool before its share is computed, and a repeat sends the same bytes. A session that fails is not repeated: it
+excludes who failed it for a while, and the next batch's certificate covers the earlier outcomes through the state
+tree.
 """
 
 from collections import deque
