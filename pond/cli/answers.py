@@ -29,6 +29,13 @@ class Written(Answer, frozen=True, kw_only=True):
     """`committed`, or `deleted` after `rm`: ordered, and proved by the ring's signature."""
 
 
+class SignedStatement(Answer, frozen=True, kw_only=True):
+    """A certificate in base-16 digits: the bytes that the ring signed, and its Ed25519 signature over them."""
+
+    statement: str
+    signature: str
+
+
 class Stat(Answer, frozen=True, kw_only=True):
     """`stat`: the newest version, and what is fixed for the object. `ls` answers with a list of these."""
 
@@ -44,6 +51,8 @@ class Stat(Answer, frozen=True, kw_only=True):
     """In its history, counted with those that changed nothing because a predicate did not hold."""
     owner: str
     """Public key of its owner."""
+    certificate: SignedStatement
+    """The ring's signature over the state that this was read from (docs/protocol.md shows how to check it)."""
 
 
 class Event(Answer, frozen=True, kw_only=True):

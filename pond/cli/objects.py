@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 
-from pond.cli.answers import Event, Exported, Stat, Verified, Written, human_size, iso, show, table
+from pond.cli.answers import Event, Exported, SignedStatement, Stat, Verified, Written, human_size, iso, show, table
 from pond.cli.differences import show_difference
 from pond.cli.files import new_file, open_input
 from pond.cli.files import output as output_file
@@ -227,6 +227,8 @@ def stat(name: str, timeout: float, as_json: bool) -> None:
 
 
 def _stat(found: "ObjectStat") -> Stat:
+    signed = found.latest.certificate
+    assert signed is not None, "a proved read without a certificate"
     return Stat(
         name=found.name,
         aguid=found.aguid.hex(),
@@ -238,6 +240,7 @@ def _stat(found: "ObjectStat") -> Stat:
         deleted=found.deleted,
         updates=found.updates,
         owner=found.owner.hex(),
+        certificate=SignedStatement(statement=signed.statement.hex(), signature=signed.signature.hex()),
     )
 
 
