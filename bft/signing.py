@@ -174,8 +174,8 @@ class Signing:
         return None
 
     def skipped(self, plan: SigningPlan | None) -> None:
-        """The certificate of a batch was there before the batch ran here: our nonce that was named for it is dropped, or
-        it would fill the pool for ever."""
+        """The certificate of a batch was there before the batch ran here: our nonce that was named for it is dropped,
+        or it would fill the pool for ever."""
         for replica, name, _ in plan.signers if plan is not None else ():
             if replica == self._identity and name.start == self._start:
                 self._pool.pop(name.index, None)

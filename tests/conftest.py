@@ -1,7 +1,19 @@
-"""What every test shares: the settings of hypothesis."""
+"""What every test shares: the settings of hypothesis, and `--rewrite` for what is generated and then read by a person."""
 
 import hypothesis
+import pytest
 
 # A loaded machine is no reason for a property to fail, so no example has a deadline.
 hypothesis.settings.register_profile("pond", deadline=None)
 hypothesis.settings.load_profile("pond")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--rewrite` writes golden files and reference pages anew."""
+    parser.addoption("--rewrite", action="store_true", help="write golden files and reference pages anew")
+
+
+@pytest.fixture
+def rewrite(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be written anew."""
+    return bool(request.config.getoption("--rewrite"))

@@ -93,6 +93,11 @@ class Kernel(asyncio.BaseEventLoop):
         self._order += 1
         heapq.heappush(self._events, (self.now + seconds, self._order, callback, args))
 
+    def at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """As `after`, at a virtual time that has not passed."""
+        self._order += 1
+        heapq.heappush(self._events, (when, self._order, callback, args))
+
     # --- what asyncio asks of an event loop ------------------------------------------------------------------------
 
     def time(self) -> float:

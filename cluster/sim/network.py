@@ -127,13 +127,12 @@ class Network:
 
     def _put(self, link: _Link, sender: int, data: bytes) -> None:
         conditions, choose = self._conditions, link.choices.random
-        delay = link.least - log(1.0 - choose()) * conditions.jitter_seconds
+        when = self._kernel.now + link.least - log(1.0 - choose()) * conditions.jitter_seconds
         if conditions.stall and choose() < conditions.stall:
-            delay -= log(1.0 - choose()) * conditions.stall_seconds
+            when -= log(1.0 - choose()) * conditions.stall_seconds
         if conditions.in_order:
-            link.last = max(self._kernel.now + delay, link.last)
-            delay = link.last - self._kernel.now
-        self._kernel.after(delay, self._deliver, link, sender, data)
+            when = link.last = max(when, link.last)
+        self._kernel.at(when, self._deliver, link, sender, data)
 
     def _deliver(self, link: _Link, sender: int, data: bytes) -> None:
         self.counters.delivered += 1

@@ -76,9 +76,7 @@ class Watch:
         self._membership = membership
         self._verifier = verifier
         self._limits = limits
-        self._quorum = (
-            2 * ((membership.size - 1) // 3) + 1
-        )  # not as the membership has it
+        self._quorum = 2 * ((membership.size - 1) // 3) + 1  # not as the membership has it
         self._right_time = right_time
         self._votes: dict[Sequence, _Votes] = {}
         self._memory = {identity: _Memory() for identity in range(membership.size)}

@@ -142,7 +142,7 @@ QUESTIONS: list[Question] = [
 ]
 
 
-def flood_rounds(layout: Layout, server: int, send_round: Callable[[int], None]) -> None:
+def check_flood(layout: Layout, server: int, send_round: Callable[[int], None]) -> None:
     """Flood in two parts and compare the server's memory after each."""
     read_before = taken_in(layout, server)
     send_round(WARM_UP)
@@ -168,7 +168,7 @@ def test_hostile_bytes_on_the_client_port(cluster: Layout) -> None:
                     await talker.status()
             await talker.status()
 
-    flood_rounds(cluster, 0, lambda count: asyncio.run(send(count)))
+    check_flood(cluster, 0, lambda count: asyncio.run(send(count)))
 
 
 def test_hostile_bytes_from_a_member_on_the_peer_port(cluster: Layout) -> None:
@@ -207,7 +207,7 @@ def test_hostile_bytes_from_a_member_on_the_peer_port(cluster: Layout) -> None:
         finally:
             port.close()
 
-    flood_rounds(layout, victim, lambda count: asyncio.run(send(count)))
+    check_flood(layout, victim, lambda count: asyncio.run(send(count)))
     launch.restart(layout.directory, ("ring-3",))
 
 
@@ -248,12 +248,15 @@ def test_a_frame_above_the_limit_costs_its_sender_the_link_and_nobody_else(clust
 def test_the_ring_still_orders_after_all_this(cluster: Layout) -> None:
     """The idle ring orders a batch each second: a later certificate than now must appear at every server."""
 
-    async def check() -> None:
-        async with asyncio.timeout(60):
-            for server in range(4):
-                async with talking_to(cluster, server) as talker:
-                    before = (await talker.status()).certified
-                    while (await talker.status()).certified <= before:
-                        await asyncio.sleep(0)
+    async def later_certificate(server: int) -> bool:
+        async with talking_to(cluster, server) as talker:
+            before = (await talker.status()).certified
+            while (await talker.status()).certified <= before:
+                await asyncio.sleep(0)
+            return True
 
-    asyncio.run(check())
+    async def all_servers() -> list[bool]:
+        async with asyncio.timeout(60):
+            return [await later_certificate(server) for server in range(4)]
+
+    assert asyncio.run(all_servers()) == [True] * 4

@@ -1,0 +1,81 @@
+"""The simulated network: what arrives, when, and how often."""
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.sim.kernel import Kernel, NothingLeft
+from cluster.sim.network import Conditions, Network
+from cluster.sim.trace import Trace
+
+CALM = Conditions(delay_seconds=0.001, jitter_seconds=0.0005)
+
+
+def deliver(conditions, count=2000, seed=1, prepare=lambda network: None):
+    """What arrives of `count` messages from 0 to 1, one each 0.1 ms: (when, which)."""
+    kernel = Kernel(seed)
+    network = Network(kernel, conditions, Trace(kernel.time, lambda what, details: what))
+    arrived = []
+    network.attach(1, lambda sender, data: arrived.append((kernel.now, int(data))))
+    prepare(network)
+    for number in range(count):
+        kernel.after(number * 0.0001, network.send, 0, 1, b"%d" % number)
+    with pytest.raises(NothingLeft):
+        kernel.run_until_complete(kernel.create_future())
+    kernel.close()
+    return arrived, network
+
+
+def test_a_calm_network_delivers_everything_once_after_its_delay():
+    arrived, network = deliver(CALM)
+    assert sorted(number for _, number in arrived) == list(range(2000))
+    assert all(when - number * 0.0001 >= 0.0005 for when, number in arrived)
+    assert (network.counters.sent, network.counters.delivered, network.counters.lost) == (2000, 2000, 0)
+
+
+def test_jitter_reorders_unless_the_link_keeps_order():
+    jittery = replace(CALM, jitter_seconds=0.01)
+    numbers = [number for _, number in deliver(jittery)[0]]
+    assert numbers != sorted(numbers)
+    assert [number for _, number in deliver(replace(jittery, in_order=True))[0]] == sorted(numbers)
+
+
+def test_loss_and_duplication_come_at_their_rates():
+    arrived, network = deliver(replace(CALM, loss=0.3, duplication=0.5))
+    counters = network.counters
+    assert 0.25 < counters.lost / counters.sent < 0.35
+    assert 0.45 < counters.duplicated / (counters.sent - counters.lost) < 0.55
+    assert len(arrived) == counters.sent - counters.lost + counters.duplicated
+
+
+def test_stalls_hold_some_messages_back():
+    arrived, _ = deliver(replace(CALM, stall=0.05, stall_seconds=1.0))
+    late = [when for when, number in arrived if when - number * 0.0001 > 0.1]
+    assert 50 < len(late) < 150
+
+
+def test_a_cut_link_loses_all_until_it_is_mended_and_the_other_way_goes_on():
+    arrived, network = deliver(CALM, prepare=lambda network: network.cut(0, 1))
+    assert arrived == []
+    assert network.counters.lost == 2000
+    assert len(deliver(CALM, prepare=lambda network: network.cut(1, 0))[0]) == 2000
+
+
+def test_healing_ends_every_fault():
+    broken = Conditions(0.001, 0.01, loss=0.9, duplication=0.9, stall=0.9, stall_seconds=9)
+
+    def heal(network):
+        network.cut(0, 1)
+        network.heal()
+
+    arrived, network = deliver(broken, prepare=heal)
+    assert len(arrived) == 2000
+    assert network.counters.lost == network.counters.duplicated == 0
+
+
+def test_the_seed_decides_everything():
+    drawn = [Conditions.drawn(Kernel(seed).random("conditions")) for seed in range(200)]
+    assert {conditions.loss > 0 for conditions in drawn} == {conditions.duplication > 0 for conditions in drawn}
+    assert {conditions.in_order for conditions in drawn} == {False, True}
+    rough = replace(CALM, loss=0.1, duplication=0.1, jitter_seconds=0.01)
+    assert deliver(rough, seed=3)[0] == deliver(rough, seed=3)[0] != deliver(rough, seed=4)[0]
