@@ -14,7 +14,9 @@ from bft.signatures import Verifier
 from bft.statement import Digest, digest
 
 REMEMBERED = 8192
-"""Checked requests remembered, so that one that comes from its client and again in a proposal is checked once."""
+REMEMBERED_BYTES = 8 * 1024
+"""Checked requests remembered, and how long they may be: one that comes from its client and again in a proposal is
+checked once. A larger one is checked again, which costs little beside moving it."""
 
 
 class Admitted(NamedTuple):
@@ -24,6 +26,10 @@ class Admitted(NamedTuple):
     statement: RequestStatement
     digest: Digest
     named: tuple[Digest, ...]
+
+    def bare(self) -> "Admitted":
+        """The same without the bodies that travelled beside it."""
+        return self._replace(request=Request(self.request.statement, self.request.signature, []))
 
 
 class Admission:
@@ -51,10 +57,10 @@ class Admission:
         if reason is not None:
             raise RequestError(reason)
         admitted = Admitted(request, stated, key[0], tuple(self._service.bodies(stated.operation)))
-        bare = Request(request.statement, request.signature, [])
-        self._checked[key] = admitted._replace(request=bare)
-        if len(self._checked) > REMEMBERED:
-            self._checked.popitem(last=False)
+        if len(request.statement) <= REMEMBERED_BYTES:
+            self._checked[key] = admitted.bare()
+            if len(self._checked) > REMEMBERED:
+                self._checked.popitem(last=False)
         return admitted
 
     def bodies(self, admitted: Admitted) -> dict[Digest, bytes]:

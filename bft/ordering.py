@@ -162,12 +162,8 @@ class Ordering:
             self.membership.epoch, self.view, sequence, now, [item.request for item in requests], plan, signature
         )
         slot = self.slots.setdefault(sequence, Slot())
-        slot.proposal, slot.digest, slot.requests, slot.voted = (
-            log.without_bodies(message),
-            digest,
-            tuple(requests),
-            True,
-        )
+        slot.proposal, slot.digest, slot.voted = log.without_bodies(message), digest, True
+        slot.requests = tuple(request.bare() for request in requests)
         for request in requests:
             slot.bodies |= self._admission.bodies(request)
         kept = self._keep(slot)
@@ -193,7 +189,7 @@ class Ordering:
         if slot.proposal is None:
             slot.proposal = log.without_bodies(message)
             slot.digest = digest
-            slot.requests = requests
+            slot.requests = tuple(item.bare() for item in requests)
             wanted = {name for item in requests for name in item.named}
             slot.missing = {name for name in wanted if self._disk.size(self._service.body_table(), name) is None}
         elif slot.digest != digest:
@@ -291,6 +287,14 @@ class Ordering:
             return None
         assert slot.proposal is not None, slot.story()
         return Batch(sequence, self.view, slot.proposal.time, slot.digest, slot.requests, slot.proposal.plan)
+
+    def executed(self, sequence: Sequence) -> None:
+        """The batch has run: what it takes to say it again is the proposal alone."""
+        self.slots[sequence].requests = ()
+
+    def named_bodies(self) -> set[Digest]:
+        """Bodies that batches which have not run yet name: they must not be let go."""
+        return {name for slot in self.slots.values() for item in slot.requests for name in item.named}
 
     def waiting(self, executed: Sequence) -> bool:
         """Whether any number above `executed` has been heard of."""

@@ -60,7 +60,8 @@ BATCH_BYTES = 8 * 1024 * 1024
 """Size of a batch's requests at which it is full; a single larger request makes a batch of its own."""
 
 QUEUE = 4096
-"""Requests that wait at the primary; above it the answer is overload."""
+QUEUE_BYTES = 64 * 1024 * 1024
+"""Requests that wait at the primary, and their bytes; above either the answer is overload."""
 
 IDLE_SECONDS = 1.0
 """An idle ring orders an empty batch this often: the one source of freshness for all objects (design.md, 5)."""
@@ -104,6 +105,7 @@ class Replica:
         self.replies = Replies(self.execution)
         self._queue: deque[Admitted] = deque()
         self._queued: set[Digest] = set()
+        self._queued_bytes = 0
         self._ticks = 0
         self._executed_at_tick = Sequence(0)
         self._asked_from = Sequence(0)
@@ -124,6 +126,10 @@ class Replica:
     def queued(self) -> int:
         """Requests that wait to be proposed."""
         return len(self._queue)
+
+    def named_bodies(self) -> set[Digest]:
+        """Bodies that requests on their way name: they must stay until these have run."""
+        return self.ordering.named_bodies().union(*(request.named for request in self._queue))
 
     def step(self, event: Event) -> list[Effect]:
         """What to do about one event. The caller performs all of it before the next step."""
@@ -236,7 +242,8 @@ class Replica:
         known = self.replies.answer_known(client, admitted.digest, admitted.statement, self.ordering.view)
         if known is not None:
             return known
-        if len(self.replies) >= MAX_WAITING or len(self._queue) >= QUEUE:
+        full = len(self._queue) >= QUEUE or self._queued_bytes >= QUEUE_BYTES
+        if full or len(self.replies) >= MAX_WAITING:
             return [Rejected(client, OVERLOADED)]
         table = self._service.body_table()
         if any(name not in bodies and self._disk.size(table, name) is None for name in admitted.named):
@@ -246,6 +253,7 @@ class Replica:
         if self.is_primary and not under_way and admitted.digest not in self._queued:
             self._queue.append(admitted)
             self._queued.add(admitted.digest)
+            self._queued_bytes += _size(admitted)
         return []
 
     def _propose(self, now: AgreedTime) -> list[Effect]:
@@ -256,11 +264,12 @@ class Replica:
             size = 0
             while self._queue and len(batch) < MAX_BATCH:
                 head = self._queue[0]
-                size += len(head.request.statement) + sum(map(len, head.request.bodies))
+                size += _size(head)
                 if batch and size > BATCH_BYTES:
                     break
                 batch.append(self._queue.popleft())
                 self._queued.discard(head.digest)
+                self._queued_bytes -= _size(head)
             effects += self.ordering.propose(batch, self.signing.plan(self.ordering.next), now)
         return effects
 
@@ -278,6 +287,7 @@ class Replica:
         effects: list[Effect] = []
         while (batch := self.ordering.committed(Sequence(self.execution.executed + 1))) is not None:
             ran = self.execution.run(batch)
+            self.ordering.executed(batch.sequence)
             effects += ran
             sequence, view = batch.sequence, batch.view
             claim = self.execution.states[sequence].claim
@@ -401,3 +411,7 @@ class Replica:
     def _check_invariants(self) -> None:
         assert self.execution.executed >= self.checkpoints.stable, "a stable checkpoint that was not executed here"
         assert self.ordering.stable == self.checkpoints.stable, "two opinions about the last stable checkpoint"
+
+
+def _size(admitted: Admitted) -> int:
+    return len(admitted.request.statement) + sum(map(len, admitted.request.bodies))

@@ -6,6 +6,8 @@ no certificate comes for a while it leaves without: f + 1 equal ones convince th
 
 from typing import NamedTuple
 
+import msgspec
+
 from bft import merkle
 from bft.answer import BatchPath, SessionPath, Status
 from bft.effects import AnswerClient, Effect, SetTimer, Timer
@@ -48,7 +50,7 @@ class Replies:
         """Answer `client` when the request has run. Asking twice answers once."""
         clients = self._waiting.setdefault(request, [])
         if all(known != client for known, _ in clients):
-            clients.append((client, stated))
+            clients.append((client, msgspec.structs.replace(stated, operation=b"")))
 
     def answer_known(
         self, client: object, request: Digest, stated: RequestStatement, view: View

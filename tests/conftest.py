@@ -1,4 +1,4 @@
-"""What every test shares: the settings of hypothesis, and `--rewrite` for what is generated and then read by a person."""
+"""What every test shares: settings of hypothesis, and `--rewrite` for what is generated and then read by a person."""
 
 import hypothesis
 import pytest

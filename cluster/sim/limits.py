@@ -1,6 +1,6 @@
 """How large the protocol's windows are in one run: small ones make its corners come up within two hundred operations.
 
-The constants are the protocol's own, in `bft`; a run sets them for itself and puts them back.
+The constants are the protocol's own, in `bft` and in the client; a run sets them for itself and puts them back.
 """
 
 import random
@@ -9,23 +9,29 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from bft import checkpoints, execution, ordering, replica, signing
+from pond.client import ring as client
+
+IMPATIENT_MARGIN_SECONDS = 2.0
+"""Above the error of any clock here."""
 
 
 class Limits(NamedTuple):
-    """Constants of `bft` that a run may change, and bounds that it watches."""
+    """Constants that a run may change, and bounds that it watches."""
 
     interval: int
     window: int
     retained: int
     pipeline: int
     pool: int
+    margin_seconds: float
+    """How much longer than its client waits an update may run."""
     queue: int
     states: int
     clock_error_seconds: float
 
     @classmethod
-    def drawn(cls, choices: random.Random, clock_error_seconds: float) -> "Limits":
-        """As in production in a third of the runs, else small."""
+    def drawn(cls, choices: random.Random, clock_error_seconds: float, impatient: bool) -> "Limits":
+        """As in production in a third of the runs, else small. Updates of impatient clients expire within the run."""
         interval, window, retained = checkpoints.INTERVAL, ordering.WINDOW, checkpoints.RETAINED
         pipeline, pool = replica.PIPELINE, signing.POOL
         if choices.random() < 0.67:
@@ -34,9 +40,9 @@ class Limits(NamedTuple):
             retained = 512
             pool = choices.choice((4, 16, 64))
             pipeline = choices.choice((1, 2, 4, 8))
-        return cls(
-            interval, window, retained, pipeline, pool, replica.QUEUE, execution.KEPT_STATES, clock_error_seconds
-        )
+        margin = IMPATIENT_MARGIN_SECONDS if impatient else client.MARGIN_SECONDS
+        bounds = replica.QUEUE, execution.KEPT_STATES
+        return cls(interval, window, retained, pipeline, pool, margin, *bounds, clock_error_seconds)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -49,6 +55,7 @@ class Limits(NamedTuple):
             (checkpoints, "RETAINED", self.retained),
             (replica, "PIPELINE", self.pipeline),
             (signing, "POOL", self.pool),
+            (client, "MARGIN_SECONDS", self.margin_seconds),
         ]
         before = [(module, name, getattr(module, name)) for module, name, _ in changed]
         for module, name, value in changed:

@@ -35,14 +35,14 @@ class Conditions:
     @classmethod
     def drawn(cls, choices: random.Random) -> "Conditions":
         """Some faults on, others off, each weak or strong: a run with all of them at once would hide what one does."""
-        wide_area = choices.random() < 0.1
-        delay = choices.uniform(0.005, 0.03) if wide_area else choices.uniform(0.00005, 0.001)
+        wide_area = choices.random() < 0.06
+        delay = choices.uniform(0.003, 0.02) if wide_area else choices.uniform(0.00005, 0.001)
         in_order = choices.random() < 0.4
         return cls(
             delay_seconds=delay,
             jitter_seconds=delay * (0.05 if in_order else choices.choice((0.05, 0.5, 2.0))),
-            loss=choices.choice((0.0, 0.0, 0.01, 0.05, 0.15, 0.3)),
-            duplication=choices.choice((0.0, 0.0, 0.02, 0.1, 0.5)),
+            loss=choices.choice((0.0, 0.0, 0.0, 0.01, 0.05, 0.2)),
+            duplication=choices.choice((0.0, 0.0, 0.02, 0.1, 0.3)),
             stall=choices.choice((0.0, 0.0, 0.002, 0.02)),
             stall_seconds=choices.choice((0.05, 0.3, 1.0)),
             in_order=in_order,

@@ -2,8 +2,8 @@
 
 In the first phase the network misbehaves and up to f backups at a time crash and come back; then everything is healed,
 and every operation must complete and all servers must reach one state. Safety is looked at after every step
-(`cluster.sim.watch`), and what the clients saw when all is over (`cluster.check`). The primary stays up: without view
-changes nobody could follow it.
+(`cluster.sim.watch`), and what the clients saw when all is over (`cluster.check`). The primary goes down only with all
+others, when the power fails: without view changes nobody could follow it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from cluster.sim.workload import Client, Habits, Principal, Replayer
 from cluster.sim.workload import Surroundings as ClientSurroundings
 from pond.model.tables import BLOCKS
 from pond.model.update import decode, named_blocks
-from pond.model.version import decode_record
+from pond.model.version import Outcome, Status, decode_record
 from pond.node.ring import RingServer
 from pond.node.service import Service
 
@@ -102,12 +102,19 @@ class Weather:
     real_keys: bool
     unshared: bool
     """Whether each server does all work itself."""
+    pickup_seconds: float
+    """From a message's arrival until its server looks: what comes meanwhile is taken with it."""
     sync_seconds: float
+    head_start_seconds: float
+    """When clients begin: before or after the ring's first batch, an empty one after a second."""
     phase_seconds: float
     """How long faults go on, at most."""
     crash_every_seconds: float
     """0: no crashes."""
+    most_crashes: int
     down_seconds: float
+    power_fails: bool
+    """Whether all servers go down at once, the primary too, in the middle of what they do."""
     cut_every_seconds: float
     """0: no links are cut."""
     cut_seconds: float
@@ -120,13 +127,17 @@ class Weather:
         """Each kind of fault on in some runs and off in others."""
         pace = choices.choice((0.02, 0.1, 0.5))
         return cls(
-            servers=7 if choices.random() < 0.1 else 4,
+            servers=7 if choices.random() < 0.08 else 4,
             real_keys=seed % REAL_KEYS_EVERY == 0,
             unshared=seed % UNSHARED_EVERY == 0,
+            pickup_seconds=choices.choice((0.00003, 0.0002, 0.0005)),
             sync_seconds=choices.choice((0.0001, 0.0005, 0.005)),
-            phase_seconds=choices.uniform(0.3, 6.0),
+            head_start_seconds=choices.choice((0.0, 1.2, 1.2, 1.2)),
+            phase_seconds=choices.uniform(0.3, 4.0),
             crash_every_seconds=pace if choices.random() < 0.7 else 0.0,
+            most_crashes=choices.choice((1, 3, 10)),
             down_seconds=choices.choice((0.01, 0.1, 0.6)),
+            power_fails=choices.random() < 0.15,
             cut_every_seconds=pace if choices.random() < 0.4 else 0.0,
             cut_seconds=choices.choice((0.01, 0.1, 0.6)),
             clock_jumps=choices.random() < 0.3,
@@ -144,7 +155,7 @@ class Scenario:
         choices = self.kernel.random("scenario")
         self.weather = Weather.drawn(seed, choices)
         self.habits = Habits.drawn(choices)
-        self.limits = Limits.drawn(choices, 2 * MOST_CLOCK_ERROR_SECONDS)
+        self.limits = Limits.drawn(choices, 2 * MOST_CLOCK_ERROR_SECONDS, self.habits.impatient)
         self.trace = Trace(self.kernel.time, words, show)
         self.network = Network(self.kernel, Conditions.drawn(choices), self.trace)
         self.crashes = 0
@@ -160,6 +171,7 @@ class Scenario:
                 ReplicaId(identity),
                 around,
                 self._make_core,
+                self.weather.pickup_seconds,
                 self.weather.sync_seconds,
                 choices.uniform(-MOST_CLOCK_ERROR_SECONDS, MOST_CLOCK_ERROR_SECONDS),
             )
@@ -244,6 +256,7 @@ class Scenario:
         """Both phases. Raises Violation or Stuck."""
         for server in self.servers:
             server.start()
+        await self._wait(self.weather.head_start_seconds)
         shares = [self.operations // len(self.clients)] * len(self.clients)
         for extra in range(self.operations % len(self.clients)):
             shares[extra] += 1
@@ -267,6 +280,8 @@ class Scenario:
         weather = self.weather
         if weather.crash_every_seconds:
             self._later(weather.crash_every_seconds, self._crash_some_backup)
+        if weather.power_fails:
+            self._later(0.2, self._fail_power)
         if weather.cut_every_seconds:
             self._later(weather.cut_every_seconds, self._cut_some_link)
         if weather.clock_jumps:
@@ -276,7 +291,7 @@ class Scenario:
         self.kernel.after(self._choices.expovariate(1.0) * mean_seconds, callback)
 
     def _crash_some_backup(self) -> None:
-        if self._healed:
+        if self._healed or self.crashes == self.weather.most_crashes:
             return
         self._later(self.weather.crash_every_seconds, self._crash_some_backup)
         choices = self._choices
@@ -290,6 +305,16 @@ class Scenario:
         else:
             server.die_within(choices.randrange(12))
         self._later(self.weather.down_seconds, lambda: self._restart(server))
+
+    def _fail_power(self) -> None:
+        if self._healed:
+            return
+        self.trace.note("power fails")
+        for server in self.servers:
+            if server.up:
+                self.crashes += 1
+                server.die()
+            self._later(self.weather.down_seconds, lambda server=server: self._restart(server))  # type: ignore[misc]
 
     def _restart(self, server: Server) -> None:
         server.spare()
@@ -347,28 +372,35 @@ class Scenario:
                 raise OutOfTime(
                     f"servers {behind} have not run batch {target} {HEALED_SECONDS:g} s after all was healed"
                 )
-            pause = self.kernel.create_future()
-            self.kernel.after(0.05, pause.set_result, None)
-            await pause
+            await self._wait(0.05)
         for server in self.servers:
             self._check_state(server)
 
+    async def _wait(self, seconds: float) -> None:
+        done = self.kernel.create_future()
+        self.kernel.after(seconds, done.set_result, None)
+        await done
+
     def _check_state(self, server: Server) -> None:
-        tree = server.core.replica.execution.tree
-        newest: dict[bytes, int] = {}
-        for aguid, number in self.watch.versions:
-            newest[aguid] = max(number, newest.get(aguid, 0))
-        for aguid, number in newest.items():
-            value = tree.get(state_key(Kind.OBJECT, aguid))
-            record = decode_record(value) if value is not None else None
-            if record is None or (record.number, record.vguid) != (number, self.watch.versions[aguid, number]):
-                raise Violation(f"rule 2: server {server.identity} does not hold version {number} that was made")
-        for operation in self.watch.operations:
-            for guid in named_blocks(decode(operation)):
+        """It holds the newest version of each object, as far as it has come, and the blocks that updates brought."""
+        execution = server.core.replica.execution
+        newest: dict[bytes, Outcome] = {}
+        for ran in self.watch.ordered.values():
+            if ran.sequence > execution.executed or ran.outcome.status is not Status.COMMITTED:
+                continue
+            for guid in named_blocks(decode(ran.operation)):
                 if server.disk.size(BLOCKS, guid) is None:
-                    raise Violation(
-                        f"rule 2: server {server.identity} ran an update and lacks its block {guid.hex()[:8]}"
-                    )
+                    raise Violation(f"rule 2: server {server.identity} lacks block {guid.hex()[:8]} of a version")
+            before = newest.setdefault(ran.outcome.aguid, ran.outcome)
+            if ran.outcome.number > before.number:
+                newest[ran.outcome.aguid] = ran.outcome
+        for aguid, outcome in newest.items():
+            value = execution.tree.get(state_key(Kind.OBJECT, aguid))
+            record = decode_record(value) if value is not None else None
+            if record is None or (record.number, record.vguid) != (outcome.number, outcome.vguid):
+                raise Violation(
+                    f"rule 2: server {server.identity} does not hold version {outcome.number} that was made"
+                )
 
     def check(self) -> int:
         """What clients saw, as a whole; how many operations it rests on. Raises Violation."""

@@ -19,9 +19,6 @@ from cluster.sim.trace import Trace
 from pond.node.ring import RingServer, ToClient
 from pond.protocol import Question
 
-PICKUP_SECONDS = 30e-6
-"""From a message's arrival until the process looks: what comes meanwhile is taken with it."""
-
 LAZY_SYNC_SECONDS = 1.0
 """How long what was stored without being persisted waits for a sync of its own."""
 
@@ -76,6 +73,7 @@ class Server:
         identity: ReplicaId,
         around: Surroundings,
         make_core: Callable[["Server"], RingServer],
+        pickup_seconds: float,
         sync_seconds: float,
         clock_offset_seconds: float,
     ) -> None:
@@ -88,6 +86,7 @@ class Server:
         self._around = around
         self._kernel = around.kernel
         self._make_core = make_core
+        self._pickup_seconds = pickup_seconds
         self._sync_seconds = sync_seconds
         self._choices = around.kernel.random(f"server {identity}")
         self._peers = [ReplicaId(peer) for peer in range(around.servers) if peer != identity]
@@ -187,7 +186,7 @@ class Server:
         self._inbox.append(step)
         if not self._busy:
             self._busy = True
-            self._kernel.after(PICKUP_SECONDS, self._burst, self.starts)
+            self._kernel.after(self._pickup_seconds, self._burst, self.starts)
 
     def _burst(self, start: int) -> None:
         core = self._core
@@ -195,8 +194,12 @@ class Server:
             return
         inbox, self._inbox = self._inbox, []
         for step in inbox:
-            self._gather(step(core))
-        self._gather(core.burst_ended(self.now()))
+            effects = step(core)
+            if effects:
+                self._gather(effects)
+        effects = core.burst_ended(self.now())
+        if effects:
+            self._gather(effects)
         self._finish()
 
     # --- what goes out ---------------------------------------------------------------------------------------------
@@ -282,4 +285,4 @@ class Server:
         self._busy = bool(self._inbox)
         self._around.watcher.rested(self)
         if self._inbox:
-            self._kernel.after(PICKUP_SECONDS, self._burst, self.starts)
+            self._kernel.after(self._pickup_seconds, self._burst, self.starts)

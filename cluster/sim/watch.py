@@ -32,9 +32,10 @@ class Violation(Exception):
 
 
 class Ordered(NamedTuple):
-    """An update that ran: in which batch, and what became of it."""
+    """An update that ran: in which batch, what was asked, and what became of it."""
 
     sequence: Sequence
+    operation: bytes
     outcome: Outcome
 
 
@@ -81,8 +82,6 @@ class Watch:
         self._votes: dict[Sequence, _Votes] = {}
         self._memory = {identity: _Memory() for identity in range(membership.size)}
         self._answers: dict[Digest, bytes] = {}
-        self.operations: list[bytes] = []
-        """Updates that committed, as they were asked for."""
         self._running: list[tuple[Digest, bytes]] = []
         self._certificates: set[bytes] = set()
 
@@ -150,10 +149,9 @@ class Watch:
         if before is not None:
             raise Violation(f"rule 3: request {name.hex()[:8]} ran in batch {before.sequence} and again in {sequence}")
         outcome = decode_outcome(decode_answer(answer).result)
-        self.ordered[name] = Ordered(sequence, outcome)
+        self.ordered[name] = Ordered(sequence, operation, outcome)
         self._answers[name] = answer
         if outcome.status is Status.COMMITTED and outcome.vguid is not None:
-            self.operations.append(operation)
             place = (outcome.aguid, outcome.number)
             if self.versions.setdefault(place, outcome.vguid) != outcome.vguid:
                 raise Violation(f"rule 5: version {outcome.number} of object {outcome.aguid.hex()[:8]} was made twice")

@@ -29,6 +29,12 @@ from pond.model.version import Metadata, Status
 from pond.protocol import ByNumber, Latest
 
 BLOCK_SIZE = 4096
+
+PATIENCE_SECONDS = 600.0
+"""Longer than any run: whoever gives up sooner shows a failure of liveness."""
+SUBMIT = 1
+"""The second byte of an encoded Submit, which is an array that begins with its tag."""
+
 LARGE_BYTES = 66 * 1024
 """More than travels inside a request, so that it is sent ahead."""
 
@@ -58,16 +64,21 @@ class Habits:
     def drawn(cls, choices: random.Random) -> "Habits":
         """Some busy and some slow, some agreeing and some quarrelling."""
         return cls(
-            clients=choices.choice((4, 10, 25, 50)),
+            clients=choices.choice((5, 20, 40, 60, 60)),
             principals=choices.choice((1, 2, 3)),
             objects=choices.choice((1, 2, 4)),
-            pause_seconds=choices.choice((0.0, 0.0, 0.0, 0.002, 0.03)),
-            reads=choices.choice((0.2, 0.5, 0.8)),
+            pause_seconds=choices.choice((0.0, 0.0, 0.0, 0.0, 0.005)),
+            reads=choices.choice((0.3, 0.6, 0.8)),
             conditional=choices.choice((0.0, 0.3, 0.8)),
             large=choices.choice((0.0, 0.0, 0.02)),
             replays=choices.choice((0.0, 0.1, 0.5)),
-            patience_seconds=600.0,
+            patience_seconds=choices.choice((0.2, 1.0)) if choices.random() < 0.1 else PATIENCE_SECONDS,
         )
+
+    @property
+    def impatient(self) -> bool:
+        """Whether clients may give up before the run is over."""
+        return self.patience_seconds < PATIENCE_SECONDS
 
 
 class Principal(NamedTuple):
@@ -280,7 +291,7 @@ class Client:
         choices, around = self._choices, self._around
         owner = choices.choice(around.principals)
         aguid = names.aguid(owner.signer.public_key, choices.choice(owner.tags))
-        kind = choices.choices(("latest", "any", "number", "content", "history"), (45, 35, 10, 7, 3))[0]
+        kind = choices.choices(("latest", "any", "number", "content", "history"), (38, 45, 10, 5, 2))[0]
         deadline = Deadline(around.habits.patience_seconds)
         began = self._kernel.now
         try:
@@ -354,7 +365,7 @@ class Replayer:
     def overhear(self, data: bytes) -> None:
         """A client sent this."""
         choose = self._choices
-        if self._rate and choose.random() < self._rate:
+        if self._rate and data[1] == SUBMIT and choose.random() < self._rate:
             self._heard.append(data)
             self._kernel.after(choose.expovariate(1.0) * choose.choice((0.001, 0.1, 2.0)), self._again)
 

@@ -1,18 +1,25 @@
 """Files that users name: inputs that have to be there, and outputs that appear as a whole or not at all."""
 
+import io
 import os
 import secrets
+import select
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
 
 from pond.cli.options import shown
 from pond.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 @contextmanager
@@ -23,14 +30,66 @@ def open_input(path: str | None) -> Iterator[BinaryIO]:
             raise UsageError("standard input is closed: name a file")
         if sys.stdin.isatty():
             click.echo("pond: reading what you type; end it with Ctrl-D", err=True)
-        yield sys.stdin.buffer
+        with _interruptible(sys.stdin.buffer) as file:
+            yield file
         return
     try:
         file = _open(path, os.O_RDONLY)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {shown(path, 200)} ({_reason(error)}): name a file that you can read") from None
-    with file:
+    with file, _interruptible(file) as opened:
+        yield opened
+
+
+@contextmanager
+def _interruptible(file: BinaryIO) -> Iterator[BinaryIO]:
+    """The file, or where reading it may wait for somebody, a reader of it that Ctrl-C always ends.
+
+    A signal that comes just before the system call that waits is seen only after it; what the signal then writes into a
+    pipe of ours, which is waited for as well, is not missed.
+    """
+    try:
+        descriptor = file.fileno()
+        waits = not stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except (OSError, ValueError):
+        waits = False
+    if not waits or threading.current_thread() is not threading.main_thread():
         yield file
+        return
+    woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    try:
+        yield cast(BinaryIO, _Pipe(descriptor, woken))
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+        os.close(wakes)
+
+
+class _Pipe(io.RawIOBase):
+    """Reads a descriptor, and returns to the interpreter when a signal came."""
+
+    def __init__(self, descriptor: int, woken: int) -> None:
+        self._descriptor = descriptor
+        self._woken = woken
+        self._poll = select.poll()
+        for watched in (descriptor, woken):
+            self._poll.register(watched, select.POLLIN)
+
+    def readable(self) -> bool:
+        """It is for nothing else."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """As io.RawIOBase has it: waits until there is something, or the end."""
+        while True:
+            ready = {descriptor for descriptor, _ in self._poll.poll()}
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            elif ready:
+                data = os.read(self._descriptor, memoryview(buffer).nbytes)
+                memoryview(buffer).cast("B")[: len(data)] = data
+                return len(data)
 
 
 @contextmanager

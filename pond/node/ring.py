@@ -17,6 +17,7 @@ from bft.effects import (
     Received,
     Rejected,
     Requested,
+    SetTimer,
     Started,
     Store,
     Timer,
@@ -25,7 +26,7 @@ from bft.effects import (
 )
 from bft.messages import Message
 from bft.replica import OVERLOADED, Replica
-from bft.types import AgreedTime, ReplicaId, Sequence
+from bft.types import AgreedTime, ReplicaId, Sequence, View
 from pond.model.block import MAX_CIPHERTEXT_BYTES, bguid
 from pond.model.tables import BLOCKS, NODES
 from pond.node.reads import Reads
@@ -54,8 +55,14 @@ RETRY_AFTER_MS = 50
 WAITING_READS = 4096
 """Reads that wait for a certificate; above it the answer is overload."""
 
-UPLOAD_BYTES = 4 * 1024**3
-"""Blocks held for updates that have not been ordered yet, at most; above it the answer is overload."""
+UPLOAD_BYTES = 64 * 1024**3
+"""Blocks held for updates that have not run yet, at most, where the disk has room; above it the answer is overload."""
+
+UPLOAD_SECONDS = 3600
+"""How long a block waits for the update that names it; also those of updates that aborted go then."""
+
+SWEEP_SECONDS = 60.0
+SWEEP = Timer("uploads", View(0))
 
 
 class ToClient(NamedTuple):
@@ -81,21 +88,21 @@ class _WaitingRead(NamedTuple):
 class RingServer:
     """One member of the ring as its peers and clients see it."""
 
-    def __init__(self, replica: Replica, disk: Reader) -> None:
+    def __init__(self, replica: Replica, disk: Reader, upload_limit_bytes: int = UPLOAD_BYTES) -> None:
+        """`upload_limit_bytes`: what clients may make this server hold before an update names it."""
         self.replica = replica
         self._disk = disk
         self._reads = Reads(disk)
         self._waiting: list[_WaitingRead] = []
         self._uploaded_bytes = 0
+        self._upload_limit_bytes = min(UPLOAD_BYTES, upload_limit_bytes)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
     def started(self, now: AgreedTime, start: bytes) -> list[Effect | ToClient]:
         """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start."""
-        self._uploaded_bytes = sum(
-            self._disk.size(BLOCKS, guid) or 0 for guid, _ in self._disk.scan(UPLOADS, b"", b"\xff" * 33)
-        )
-        return self._translate(self.replica.step(Started(now, start)))
+        self._uploaded_bytes = sum(self._disk.size(BLOCKS, guid) or 0 for guid, _ in self._uploads())
+        return [*self._translate(self.replica.step(Started(now, start))), SetTimer(SWEEP, SWEEP_SECONDS)]
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> list[Effect | ToClient]:
         """A message from another replica, whose link says who it is."""
@@ -107,7 +114,7 @@ class RingServer:
             case Submit(ask, request):
                 return self._translate(self.replica.step(Requested(_Asker(client, ask), request, now)))
             case PutBlocks(ask, blocks):
-                return self._on_put_blocks(client, ask, blocks)
+                return self._on_put_blocks(client, ask, blocks, now)
             case GetBlocks(ask, guids):
                 return [ToClient(client, Blocks(ask, self._blocks(guids)))]
             case ReadObject():
@@ -120,6 +127,8 @@ class RingServer:
 
     def on_timer(self, timer: Timer, now: AgreedTime) -> list[Effect | ToClient]:
         """A timer that was set has fired."""
+        if timer == SWEEP:
+            return self._sweep_uploads(now)
         return self._translate(self.replica.step(TimerFired(timer, now)))
 
     def on_random(self, data: bytes) -> list[Effect | ToClient]:
@@ -183,18 +192,32 @@ class RingServer:
 
     # --- blocks that travel ahead ------------------------------------------------------------------------------------
 
-    def _on_put_blocks(self, client: object, ask: int, blocks: list[bytes]) -> list[Effect | ToClient]:
+    def _on_put_blocks(self, client: object, ask: int, blocks: list[bytes], now: AgreedTime) -> list[Effect | ToClient]:
         if any(len(block) > MAX_CIPHERTEXT_BYTES for block in blocks):
             return [ToClient(client, Refused(ask, f"a block is larger than {MAX_CIPHERTEXT_BYTES} bytes"))]
-        fresh = {guid: block for block in blocks if self._disk.size(BLOCKS, guid := bguid(block)) is None}
+        named = {bguid(block): block for block in blocks}
+        fresh = {guid: block for guid, block in named.items() if self._disk.size(BLOCKS, guid) is None}
         size = sum(map(len, fresh.values()))
-        if self._uploaded_bytes + size > UPLOAD_BYTES:
+        if self._uploaded_bytes + size > self._upload_limit_bytes:
             return [ToClient(client, Overloaded(ask, RETRY_AFTER_MS))]
         self._uploaded_bytes += size
         writes = [Write(BLOCKS, guid, block) for guid, block in fresh.items()]
-        marks = [Write(UPLOADS, guid, b"") for guid in fresh]
+        unused = [guid for guid in named if guid in fresh or self._disk.size(UPLOADS, guid) is not None]
+        marks = [Write(UPLOADS, guid, now.to_bytes(8, "big")) for guid in unused]
         held = ToClient(client, BlocksHeld(ask))
         return [Persist((*writes, *marks)), held, *self._translate(self.replica.blocks_arrived())]
+
+    def _uploads(self) -> list[tuple[bytes, bytes]]:
+        return self._disk.scan(UPLOADS, b"", b"\xff" * 33)
+
+    def _sweep_uploads(self, now: AgreedTime) -> list[Effect | ToClient]:
+        """Let go of blocks that no update has used in time, but for those that one on its way names."""
+        oldest = max(0, now - UPLOAD_SECONDS * 1_000_000).to_bytes(8, "big")
+        old = {guid for guid, since in self._uploads() if since < oldest}
+        old -= self.replica.named_bodies() if old else set()
+        self._uploaded_bytes -= sum(self._disk.size(BLOCKS, guid) or 0 for guid in old)
+        writes = [Write(table, guid, None) for guid in sorted(old) for table in (BLOCKS, UPLOADS)]
+        return [Store(tuple(writes)), SetTimer(SWEEP, SWEEP_SECONDS)]
 
     def _used(self, writes: tuple[Write, ...]) -> int:
         """Bytes of blocks that waited for an update and now belong to one."""

@@ -8,6 +8,8 @@ the group commit of design.md, 5.
 import asyncio
 import contextlib
 import os
+import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +97,7 @@ class Server:
         replica = Replica(
             ReplicaId(settings.id), membership, signer, Ed25519Verifier(), scheme, Service(), self._storage
         )
-        self._core = RingServer(replica, self._storage)
+        self._core = RingServer(replica, self._storage, shutil.disk_usage(directory).free // 2)
         self._metrics = Metrics()
         self._phases = Phases()
         self._outbox: list[Send | Broadcast | ToClient | Mark] = []
@@ -184,7 +186,7 @@ class Server:
             self._loop.call_soon(self._finish)
 
     def _refused(self, sender: object, reason: str) -> None:
-        self._metrics.rejected.labels(reason.partition(":")[0]).inc()
+        self._metrics.rejected.labels(re.sub(r"\d+", "N", reason.partition(":")[0])).inc()
         self._log.warning("refused", sender=str(sender), reason=reason)
 
     # --- what goes out ---------------------------------------------------------------------------------------------

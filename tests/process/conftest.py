@@ -11,7 +11,7 @@ from tests.process.commands import pond
 def stop(directory: Path) -> None:
     """Whatever a test has left of its cluster."""
     if (directory / "cluster.json").exists():
-        launch.down(directory)
+        launch.down(directory, delete=True)
 
 
 @pytest.fixture(scope="session")

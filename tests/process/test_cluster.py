@@ -22,14 +22,14 @@ RUNNING = dict.fromkeys(["ring-0", "ring-1", "ring-2", "ring-3"], "running")
 
 @pytest.fixture
 def stopped(tmp_path):
-    """A cluster that was made and is not started."""
+    """A cluster that was made and is not started; a test may start it or damage it."""
     directory = tmp_path / "cluster"
-    layout.create(directory, 4)
+    places = layout.create(directory, 4).servers
     yield directory
-    with suppress(Exception):
-        stop(directory)
-        return
-    shutil.rmtree(directory)
+    for place in places:
+        processes.send(place, signal.SIGKILL)
+        processes.wait_for_end(place, COMMAND_SECONDS)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def process_ids(directory: Path) -> list[int]:

@@ -3,13 +3,12 @@
 import os
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import pytest
 
-from cluster import launch
 from tests.process.commands import COMMAND_SECONDS, POND, answer, check_failed, environment, pond, run
 from tests.process.conftest import stop
 
@@ -20,13 +19,13 @@ SHORT = ("--timeout", "3")
 
 
 @contextmanager
-def paused(ring, *servers):
-    """These servers hang meanwhile."""
-    pond(ring, "cluster", "pause", *servers)
+def killed(ring, *servers):
+    """These servers are down meanwhile."""
+    pond(ring, "cluster", "kill", *servers)
     try:
         yield
     finally:
-        pond(ring, "cluster", "resume", *servers)
+        pond(ring, "cluster", "restart", *servers)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,7 @@ def test_diff_of_bytes_names_the_ranges(ring):
     pond(ring, "put", "bytes", stdin=bytes(content))
     pond(ring, "append", "bytes", stdin=b"\xff\xfe")
     found = answer(ring, "diff", "bytes", "1", "2")
-    assert (found["equal"], found["from_version"], found["to_version"]) == (False, 1, 2)
+    assert (found["equal"], found["from"], found["to"]) == (False, 1, 2)
     assert found["changes"] == [{"old_start": 70_000, "old_end": 70_001, "new_start": 70_000, "new_end": 70_001}]
     added = {"old_start": 100_000, "old_end": 100_000, "new_start": 100_000, "new_end": 100_002}
     assert answer(ring, "diff", "bytes", "2", "3")["changes"] == [added]
@@ -325,22 +324,20 @@ def test_one_of_two_writers_with_the_same_expectation_wins(ring):
 
 
 def test_one_server_down_is_not_noticed(ring, notes):
-    with paused(ring, "ring-3"):
+    with killed(ring, "ring-3"):
         pond(ring, "put", "alone", stdin=b"three are enough")
         assert pond(ring, "get", "alone") == b"three are enough"
 
 
-def test_two_servers_down_stop_writes_but_not_proved_reads(ring, notes):
-    with paused(ring, "ring-2", "ring-3"):
-        check_failed(run(ring, "put", "alone", *SHORT, stdin=b"x"), 5, "pond cluster status")
+def test_more_servers_down_are_said_and_nothing_is_lost(ring, notes):
+    with killed(ring, "ring-2", "ring-3"):
+        # Of its own: it may still be ordered when the servers are back.
+        check_failed(run(ring, "put", "unsure", *SHORT, stdin=b"x"), 5, "pond cluster status")
         check_failed(run(ring, "get", "notes", *SHORT), 5, "pond cluster status")
-        assert pond(ring, "get", "notes", "--consistency", "any") == notes[3]
-
-
-def test_three_servers_down(ring, notes):
-    with paused(ring, "ring-1", "ring-2", "ring-3"):
-        check_failed(run(ring, "get", "notes", *SHORT), 5, "pond cluster status")
-        check_failed(run(ring, "ls", *SHORT), 5)
+        with killed(ring, "ring-1"):
+            check_failed(run(ring, "get", "notes", *SHORT), 5, "pond cluster status")
+            check_failed(run(ring, "ls", *SHORT), 5)
+    assert pond(ring, "get", "notes") == notes[3]
 
 
 def test_a_cluster_that_is_stopped_keeps_everything(tmp_path):
@@ -378,13 +375,16 @@ def test_an_interrupted_put_changes_nothing(ring):
     command = subprocess.Popen(
         [*POND, "put", "half", "-"], env=environment(ring), stdin=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    os.set_blocking(command.stdin.fileno(), False)
-    # It has taken more than a pipe holds: it is reading.
+    assert command.stdin is not None
+    pipe = command.stdin.fileno()
+    os.set_blocking(pipe, False)
     taken = 0
 
     def takes():
+        """It has taken more than a pipe holds: it is reading."""
         nonlocal taken
-        taken += command.stdin.write(bytes(65536)) or 0
+        with suppress(BlockingIOError):
+            taken += os.write(pipe, bytes(65536))
         return taken > 4_000_000
 
     assert interrupted(command, takes) == (130, b"pond: interrupted\n")
@@ -393,7 +393,7 @@ def test_an_interrupted_put_changes_nothing(ring):
 
 @pytest.mark.parametrize(("number", "code", "said"), [(2, 130, b"pond: interrupted\n"), (15, 143, b"")])
 def test_an_interrupted_get_leaves_no_file(ring, notes, tmp_path, number, code, said):
-    with paused(ring, "ring-1", "ring-2", "ring-3"):
+    with killed(ring, "ring-2", "ring-3"):
         command = subprocess.Popen(
             [*POND, "get", "notes", "-o", str(tmp_path / "out")], env=environment(ring), stderr=subprocess.PIPE
         )
@@ -430,8 +430,3 @@ def test_output_that_cannot_be_written(ring, notes):
 def test_python_without_asserts_is_refused(ring):
     done = subprocess.run([POND[0], "-O", *POND[1:], "ls"], env=environment(ring), capture_output=True)
     check_failed(done, 2, "-O")
-
-
-def test_report_of_the_library_and_of_the_command_agree(ring):
-    layout = launch.open_layout(ring)
-    assert [report.state for report in launch.report(layout)] == ["running"] * 4

@@ -30,7 +30,8 @@ def apply(expected, group):
 
 @given(synced=GROUPS, unsynced=GROUPS, kept=st.integers(0, 8), scan_first=st.booleans())
 def test_a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest(synced, unsynced, kept, scan_first):
-    disk, expected = Disk(), {}
+    disk = Disk()
+    expected: dict[bytes, bytes] = {}
     for group in synced:
         disk.write(as_writes(group))
         apply(expected, group)

@@ -26,7 +26,7 @@ def test_time_jumps_to_the_next_event_and_ties_keep_the_order_they_were_asked_in
 
 def test_asyncio_workflows_run_unchanged():
     kernel = Kernel(1, max_seconds=100)
-    seen = []
+    seen: list[object] = []
 
     async def work(name, seconds):
         await asyncio.wait([kernel.create_future()], timeout=seconds)

@@ -1,4 +1,4 @@
-"""The reference pages, made from the code: docs/cli.md from the commands and JSON answers, docs/config.md from settings."""
+"""The reference pages: docs/cli.md from the commands and their JSON answers, docs/config.md from the settings."""
 
 import ast
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def cli_page(pond: click.Command, answers: list[Path]) -> str:
 
 def config_page(settings: Path) -> str:
     """Every file of settings and its keys."""
-    head = "# Settings\n\nMade from the code: `pytest tests/tidy --rewrite` writes it anew. Files are JSON, read strictly.\n"
+    head = "# Settings\n\nMade from the code by `pytest tests/tidy --rewrite`. Files are JSON, read strictly.\n"
     return "\n".join([head, *structs(settings)])
 
 
