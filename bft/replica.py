@@ -297,7 +297,6 @@ class Replica:
                     effects += self.replies.executed(sequence, dict(effect.answers), view)
             early = self.signing.take_early(sequence)
             if early is not None:
-                self.signing.skipped(batch.plan)
                 effects += self._apply_certificate(sequence, early)
             else:
                 effects += self.signing.executed(claim, view, batch.plan, self.membership.primary(view))

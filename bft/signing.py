@@ -81,12 +81,16 @@ class Signing:
         return [Broadcast(Nonces(self._membership.epoch, self._start, first, commitments))]
 
     def publish_again(self, to: ReplicaId) -> list[Effect]:
-        """Someone has none of our commitments left: send the newest lot, which it may use from where it stopped."""
-        first = self._next_index
-        while first - 1 in self._pool and self._next_index - first < POOL:
-            first -= 1
-        run = [self._pool[index][1] for index in range(first, self._next_index)]
-        return [Send(to, Nonces(self._membership.epoch, self._start, first, run))] if run else []
+        """Someone has none of our commitments left: send one lot, of which it may use those after where it stopped."""
+        if not self._pool:
+            return []
+        first = min(self._pool)
+        run = []
+        for index in range(first, min(first + POOL, self._next_index)):
+            if index not in self._pool:
+                break
+            run.append(self._pool[index][1])
+        return [Send(to, Nonces(self._membership.epoch, self._start, first, run))]
 
     def commitments_of(self, replica: ReplicaId) -> int:
         """How many commitments of a replica are at hand."""
@@ -172,13 +176,6 @@ class Signing:
             except FrostError:
                 return None  # a plan that cannot be signed, as a lying primary may name
         return None
-
-    def skipped(self, plan: SigningPlan | None) -> None:
-        """The certificate of a batch was there before the batch ran here: our nonce that was named for it is dropped,
-        or it would fill the pool for ever."""
-        for replica, name, _ in plan.signers if plan is not None else ():
-            if replica == self._identity and name.start == self._start:
-                self._pool.pop(name.index, None)
 
     def refill(self) -> list[Effect]:
         """Ask for random bytes when half of the pool is used."""

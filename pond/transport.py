@@ -56,13 +56,17 @@ CURVE_OVERHEAD_BYTES = 64
 
 _OPTIONS = {
     zmq.LINGER: 0,
-    zmq.RECONNECT_IVL: 10,              # milliseconds, like all of these
+    zmq.RECONNECT_IVL: 10,              # milliseconds, unless it says otherwise
     zmq.RECONNECT_IVL_MAX: 1000,
     zmq.CONNECT_TIMEOUT: 5000,
     zmq.HANDSHAKE_IVL: 5000,
-    zmq.HEARTBEAT_IVL: 2000,
-    zmq.HEARTBEAT_TIMEOUT: 6000,
+    # The kernel watches over dead links. libzmq's own heartbeats abort the process when one falls due on a link whose
+    # peer went away while its receiving queue was full (libzmq 4.3.5, issue 4841): anybody could kill a server so.
+    zmq.TCP_MAXRT: 30_000,              # how long unacknowledged data may wait before the link counts as dead
     zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 10,         # seconds
+    zmq.TCP_KEEPALIVE_INTVL: 5,
+    zmq.TCP_KEEPALIVE_CNT: 3,
     zmq.BACKLOG: 1024,
 }
 
