@@ -188,7 +188,7 @@ def get(
     if sum(choice is not None for choice in (version, vguid, at)) > 1:
         raise click.UsageError("--version, --vguid and --at exclude each other: choose one")
     with output_file(output) as out, connected(timeout) as store, Progress(f"get {name}") as progress:
-        target = store.open(name)
+        target = store.open(name, consistency=consistency)
         for piece in target.read_stream(version, vguid=vguid, at=at, consistency=consistency, progress=progress):
             out.write(piece)
 

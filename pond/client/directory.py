@@ -58,11 +58,12 @@ class Directory:
         await self._refresh("latest", deadline)
         return sorted(self._entries)
 
-    async def lookup(self, name: str, deadline: Deadline) -> Entry:
-        """Where an object is. Raises NotFound, UsageError."""
+    async def lookup(self, name: str, deadline: Deadline, consistency: Consistency = "latest") -> Entry:
+        """Where an object is. Raises NotFound, UsageError. An entry never changes, so one that is known is not read
+        again, and with `any` one server's proof of it will do."""
         tag = self.tag(name)
         if name not in self._entries:
-            await self._refresh("latest", deadline)
+            await self._refresh(consistency, deadline)
         entry = self._entries.get(name)
         if entry is None:
             raise NotFound(f"there is no object {name!r}: see `pond ls`, or make it with create() or `pond put`")

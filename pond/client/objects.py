@@ -386,10 +386,10 @@ class Store:
         tag = self._directory.tag(name)
         return Object(Target(self._context, entry.aguid, repr(name), entry.read_keys, tag, block_size), name)
 
-    async def open(self, name: str, *, timeout: float | None = None) -> Object:
-        """The object of this name. Raises NotFound when the directory has none."""
+    async def open(self, name: str, *, consistency: Consistency = "latest", timeout: float | None = None) -> Object:
+        """The object of this name. Raises NotFound when the directory, read with this consistency, has none."""
         check(name)
-        entry = await self._directory.lookup(name, self._context.deadline(timeout))
+        entry = await self._directory.lookup(name, self._context.deadline(timeout), consistency)
         tag = self._directory.tag(name)
         return Object(Target(self._context, entry.aguid, repr(name), entry.read_keys, tag), name)
 

@@ -495,9 +495,9 @@ class Store:
         """
         return Object(self._runner, self._runner.run(self._core.create(name, block_size=block_size, timeout=timeout)))
 
-    def open(self, name: str, *, timeout: float | None = None) -> Object:
-        """The object of this name. Raises NotFound when the directory has none."""
-        return Object(self._runner, self._runner.run(self._core.open(name, timeout=timeout)))
+    def open(self, name: str, *, consistency: Consistency = "latest", timeout: float | None = None) -> Object:
+        """The object of this name. Raises NotFound when the directory, read with this consistency, has none."""
+        return Object(self._runner, self._runner.run(self._core.open(name, consistency=consistency, timeout=timeout)))
 
     def names(self, *, timeout: float | None = None) -> list[str]:
         """Names of all objects, deleted ones and those never written too, sorted."""
