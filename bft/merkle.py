@@ -44,14 +44,30 @@ def path(leaves: Sequence[bytes], index: int) -> list[Digest]:
     """The siblings from leaf `index` up to the root. RFC 9162, section 2.1.3.1. Raises IndexError outside the list."""
     if not 0 <= index < len(leaves):
         raise IndexError(f"no leaf {index} among {len(leaves)}")
-    level = [leaf_hash(leaf) for leaf in leaves]
+    return _siblings(_levels(leaves), index)
+
+
+def paths(leaves: Sequence[bytes]) -> list[list[Digest]]:
+    """The path of every leaf, in order, hashing each node once."""
+    levels = _levels(leaves)
+    return [_siblings(levels, index) for index in range(len(leaves))]
+
+
+def _siblings(levels: list[list[Digest]], index: int) -> list[Digest]:
     siblings: list[Digest] = []
-    while len(level) > 1:
+    for level in levels:
         if index ^ 1 < len(level):
             siblings.append(level[index ^ 1])
-        level = _level_above(level)
         index >>= 1
     return siblings
+
+
+def _levels(leaves: Sequence[bytes]) -> list[list[Digest]]:
+    """All levels of the tree, from the leaves' up to the one below the root."""
+    levels = [[leaf_hash(leaf) for leaf in leaves]]
+    while len(levels[-1]) > 1:
+        levels.append(_level_above(levels[-1]))
+    return levels
 
 
 def _level_above(level: list[Digest]) -> list[Digest]:

@@ -66,6 +66,9 @@ QUEUE_BYTES = 64 * 1024 * 1024
 IDLE_SECONDS = 1.0
 """An idle ring orders an empty batch this often: the one source of freshness for all objects (design.md, 5)."""
 
+FIRST_SECONDS = 0.2
+"""The same while no certificate is known yet, as after a start: nothing can be read before there is one."""
+
 TICK_SECONDS = 0.1
 """How often a replica looks whether it is stuck: a few round trips and fsyncs, so that loss costs little."""
 
@@ -97,6 +100,8 @@ class Replica:
         self.membership = membership
         self._service = service
         self._disk = Overlay(disk)
+        self.disk: Reader = self._disk
+        """The disk as the step under way leaves it: what reads must see that a certificate releases within a step."""
         self._admission = Admission(membership, verifier, service)
         self.ordering = Ordering(identity, membership, signer, verifier, self._admission, service, self._disk)
         self.execution = Execution(membership, service, self._disk)
@@ -167,7 +172,7 @@ class Replica:
         self._executed_at_tick = self.execution.executed
         timers: list[Effect] = [SetTimer(Timer("tick", self.ordering.view), TICK_SECONDS)]
         if self.is_primary:
-            timers.append(SetTimer(self._idle_timer(), IDLE_SECONDS))
+            timers.append(self._set_idle_timer())
         return [*self.signing.started(start), *timers]
 
     # --- messages --------------------------------------------------------------------------------------------------
@@ -346,14 +351,15 @@ class Replica:
                 return self.replies.on_timer(timer.number, self.ordering.view)
         raise AssertionError(f"a timer that nobody sets: {timer}")
 
-    def _idle_timer(self) -> Timer:
-        return Timer("idle", self.ordering.view, self.ordering.next)
+    def _set_idle_timer(self) -> SetTimer:
+        seconds = IDLE_SECONDS if self.execution.certified is not None else FIRST_SECONDS
+        return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), seconds)
 
     def _on_idle(self, timer: Timer, now: AgreedTime) -> list[Effect]:
         effects: list[Effect] = []
         if timer.number == self.ordering.next and self._may_propose():
             effects += self.ordering.propose([], self.signing.plan(self.ordering.next), now)
-        return [*effects, SetTimer(self._idle_timer(), IDLE_SECONDS)]
+        return [*effects, self._set_idle_timer()]
 
     def _on_tick(self) -> list[Effect]:
         """Stuck means: numbers are under way, and none was executed since the last tick."""

@@ -80,8 +80,9 @@ class Replies:
         """A certificate arrived: everything up to it can be proved."""
         effects: list[Effect] = []
         for sequence in sorted(sequence for sequence in self._ready if sequence <= certified.sequence):
-            for ready in self._ready.pop(sequence):
-                effects.append(_prove(ready, sequence, certified))
+            waiting = self._ready.pop(sequence)
+            places = _places(certified.state) if sequence == certified.sequence else {}
+            effects += [_prove(ready, places.get(ready.answer), certified) for ready in waiting]
         return effects
 
     def on_timer(self, number: int, view: View) -> list[Effect]:
@@ -107,7 +108,7 @@ class Replies:
     def _answer_or_hold(self, sequence: Sequence, ready: _Ready, view: View) -> list[Effect]:
         certified = self._execution.certified
         if certified is not None and _page_has(certified.state, ready):
-            return [_prove(ready, Sequence(0), certified)]
+            return [_prove(ready, None, certified)]
         return self._hold(sequence, [ready], view)
 
     def _hold(self, sequence: Sequence, ready: list[_Ready], view: View) -> list[Effect]:
@@ -127,13 +128,18 @@ def _page_has(state: State, ready: _Ready) -> bool:
     return entry is not None and entry.answer == ready.answer
 
 
-def _prove(ready: _Ready, sequence: Sequence, certified: Certified) -> AnswerClient:
+def _places(state: State) -> dict[bytes, BatchPath]:
+    """Where each answer of a batch stands in the tree of its answers."""
+    count = len(state.answers)
+    paths = merkle.paths(state.answers)
+    return {answer: BatchPath(index, count, paths[index]) for index, answer in enumerate(state.answers)}
+
+
+def _prove(ready: _Ready, place: BatchPath | None, certified: Certified) -> AnswerClient:
     """By its place in the certified batch itself, else by its session's page, else (a refusal) not at all."""
-    state = certified.state
-    if sequence == state.claim.sequence and ready.answer in state.answers:
-        index = state.answers.index(ready.answer)
-        place = BatchPath(index, len(state.answers), merkle.path(state.answers, index))
+    if place is not None:
         return AnswerClient(ready.client, ready.answer, certified.certificate, place)
+    state = certified.state
     if _page_has(state, ready):
         proof = state.tree.prove(page_key(ready.stated.principal, ready.stated.session, ready.stated.number))
         return AnswerClient(ready.client, ready.answer, certified.certificate, SessionPath(proof))

@@ -9,20 +9,32 @@ that is no longer the same connection is left alone.
 import asyncio
 import socket
 import struct
+import sys
+import termios
 from collections import Counter
+from fcntl import ioctl
+from typing import NamedTuple
 
 CHECK_SECONDS = 0.25
-"""What one connection can pile up beyond the limit is what it can send in this time."""
+"""What one connection can pile up beyond the limit is what it can send in twice this time: only the second look in a
+row that finds it beyond cuts it off, since the first may have come between whole messages and their reader."""
 
 SLACK_BYTES = 4 * 1024 * 1024
-"""For what is on its way to the callback, and for heartbeats, which are bytes but no messages: a link that is idle for
-days is cut for nothing, and made again at once."""
+"""For heartbeats, which are bytes but no messages: a link that is idle for days is cut for nothing, and made again."""
 
 MAX_CONNECTIONS = 1000
 """The one that has been silent longest goes first. Below the usual limit of 1,024 descriptors."""
 
 _BYTES_RECEIVED = struct.Struct("=128xQ")
 """tcpi_bytes_received in Linux's struct tcp_info."""
+
+
+class _State(NamedTuple):
+    """A connection as it was when last heard, or made."""
+
+    ends: object
+    read_bytes: int
+    suspect: bool = False
 
 
 class Connections:
@@ -32,8 +44,7 @@ class Connections:
         self._limit_bytes = max_message_bytes + SLACK_BYTES
         self._counters = counters
         self._heard: set[int] = set()
-        self._known: dict[int, tuple[object, int]] = {}
-        """By descriptor, those silent longest first: both ends, and bytes received when last heard."""
+        self._known: dict[int, _State] = {}     # by descriptor, those silent longest first
         self.heard = self._heard.add
         """heard(descriptor): a whole message came over it."""
         self._again = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
@@ -41,9 +52,9 @@ class Connections:
     def opened(self, descriptor: int) -> None:
         """A connection was made."""
         self._known.pop(descriptor, None)
-        found = _look(descriptor)
-        if found is not None:
-            self._known[descriptor] = found
+        state = _look(descriptor)
+        if state is not None:
+            self._known[descriptor] = state
         if len(self._known) > MAX_CONNECTIONS:
             self._cut(next(iter(self._known)), "too many connections")
 
@@ -56,27 +67,29 @@ class Connections:
         self._again.cancel()
 
     def _check(self) -> None:
-        for descriptor, (ends, received) in list(self._known.items()):
-            found = _look(descriptor)
-            if found is None or found[0] != ends:
+        for descriptor, state in list(self._known.items()):
+            now = _look(descriptor)
+            if now is None or now.ends != state.ends:
                 del self._known[descriptor]
             elif descriptor in self._heard:
                 del self._known[descriptor]
-                self._known[descriptor] = found
-            elif found[1] - received > self._limit_bytes:
-                self._cut(descriptor, "message without end")
+                self._known[descriptor] = now
+            elif now.read_bytes - state.read_bytes > self._limit_bytes:
+                if state.suspect:
+                    self._cut(descriptor, "message without end")
+                else:
+                    self._known[descriptor] = state._replace(suspect=True)
         self._heard.clear()
         self._again = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
 
     def _cut(self, descriptor: int, reason: str) -> None:
-        ends, _ = self._known.pop(descriptor)
-        found = _look(descriptor, cut=ends)
-        if found is not None:
+        state = self._known.pop(descriptor)
+        if _look(descriptor, cut=state.ends) is not None:
             self._counters[reason] += 1
 
 
-def _look(descriptor: int, cut: object = None) -> tuple[object, int] | None:
-    """Both ends of a connection and bytes received on it, or None if it is none; shut down when its ends are `cut`."""
+def _look(descriptor: int, cut: object = None) -> _State | None:
+    """A connection's ends and the bytes read from it, or None if it is none; shut down when its ends are `cut`."""
     try:
         connection = socket.socket(fileno=descriptor)
     except OSError:
@@ -84,9 +97,10 @@ def _look(descriptor: int, cut: object = None) -> tuple[object, int] | None:
     try:
         ends = (connection.getsockname(), connection.getpeername())
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
+        unread = int.from_bytes(ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
         if ends == cut:
             connection.shutdown(socket.SHUT_RDWR)
-        return ends, _BYTES_RECEIVED.unpack(info)[0]
+        return _State(ends, _BYTES_RECEIVED.unpack(info)[0] - unread)
     except OSError:
         return None
     finally:

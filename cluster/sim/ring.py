@@ -224,7 +224,7 @@ class Scenario:
         if self.weather.careless_primary and identity == 0:
             replica.replies.knows = lambda request: False  # type: ignore[method-assign]
             replica.replies.answer_known = lambda *about: None  # type: ignore[method-assign]
-        return RingServer(replica, replica._disk)
+        return RingServer(replica)
 
     def _make_clients(self) -> None:
         habits = self.habits

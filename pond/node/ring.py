@@ -13,7 +13,6 @@ from bft.effects import (
     NewCertificate,
     Persist,
     RandomBytes,
-    Reader,
     Received,
     Rejected,
     Requested,
@@ -88,11 +87,11 @@ class _WaitingRead(NamedTuple):
 class RingServer:
     """One member of the ring as its peers and clients see it."""
 
-    def __init__(self, replica: Replica, disk: Reader, upload_limit_bytes: int = UPLOAD_BYTES) -> None:
+    def __init__(self, replica: Replica, upload_limit_bytes: int = UPLOAD_BYTES) -> None:
         """`upload_limit_bytes`: what clients may make this server hold before an update names it."""
         self.replica = replica
-        self._disk = disk
-        self._reads = Reads(disk)
+        self._disk = replica.disk
+        self._reads = Reads(replica.disk)
         self._waiting: list[_WaitingRead] = []
         self._uploaded_bytes = 0
         self._upload_limit_bytes = min(UPLOAD_BYTES, upload_limit_bytes)

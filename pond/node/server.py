@@ -97,7 +97,7 @@ class Server:
         replica = Replica(
             ReplicaId(settings.id), membership, signer, Ed25519Verifier(), scheme, Service(), self._storage
         )
-        self._core = RingServer(replica, self._storage, shutil.disk_usage(directory).free // 2)
+        self._core = RingServer(replica, shutil.disk_usage(directory).free // 2)
         self._metrics = Metrics()
         self._phases = Phases()
         self._outbox: list[Send | Broadcast | ToClient | Mark] = []

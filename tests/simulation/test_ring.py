@@ -38,9 +38,9 @@ def test_150_rings_with_200_operations_each_keep_their_promises():
     assert [told(run) for run in runs if run.verdict is not Verdict.OK] == []
     assert sum(run.operations for run in runs) == 150 * 200
     # A fault that is never on would make all of this easy.
-    assert (
-        min(sum(run.crashes for run in runs), sum(run.lost for run in runs), sum(run.duplicated for run in runs)) > 1000
-    )
+    assert sum(run.crashes for run in runs) > 300
+    assert sum(run.lost for run in runs) > 5000
+    assert sum(run.duplicated for run in runs) > 5000
     assert sum(run.checked for run in runs) > 150 * 100
 
 

@@ -288,3 +288,9 @@ def test_on_the_wire():
 def test_wrong_structs_do_not_decode(wrong):
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(msgspec.msgpack.encode(wrong), type=MountainRange)
+
+
+def test_all_paths_at_once_are_the_paths_one_by_one() -> None:
+    for count in range(40):
+        leaves = [b"%d" % i for i in range(count)]
+        assert merkle.paths(leaves) == [merkle.path(leaves, i) for i in range(count)]

@@ -114,8 +114,7 @@ class Cluster:
                     schemes[i],
                     Service(),
                     self.disks[i],
-                ),
-                self.disks[i],
+                )
             )
             for i in range(size)
         ]

@@ -110,7 +110,7 @@ def test_a_block_that_an_update_on_its_way_names_is_not_let_go() -> None:
 
 def test_above_the_limit_the_answer_is_overload() -> None:
     async def test(cluster: Cluster) -> None:
-        server = RingServer(cluster.servers[0].replica, cluster.disks[0], upload_limit_bytes=1000)
+        server = RingServer(cluster.servers[0].replica, upload_limit_bytes=1000)
         cluster.servers[0] = server
         assert put(cluster, b"a" * 900) == BlocksHeld(7)
         assert isinstance(put(cluster, b"b" * 200), Overloaded)
@@ -130,7 +130,7 @@ def test_a_block_above_the_largest_size_is_refused() -> None:
 def test_what_was_uploaded_counts_again_after_a_restart() -> None:
     async def test(cluster: Cluster) -> None:
         put(cluster, b"a" * 900)
-        again = RingServer(cluster.servers[0].replica, cluster.disks[0])
+        again = RingServer(cluster.servers[0].replica)
         again.started(cluster.now, b"start %10d" % 99)
         assert again._uploaded_bytes == 900
 
