@@ -27,6 +27,8 @@ MAX_CONNECTIONS = 1000
 
 _BYTES_RECEIVED = struct.Struct("=128xQ")
 """tcpi_bytes_received in Linux's struct tcp_info."""
+_RESET_AT_CLOSE = struct.pack("=ii", 1, 0)
+"""Neither side's kernel then keeps the connection and what is queued on it."""
 
 
 class _State(NamedTuple):
@@ -99,7 +101,8 @@ def _look(descriptor: int, cut: object = None) -> _State | None:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
         unread = int.from_bytes(ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
         if ends == cut:
-            connection.shutdown(socket.SHUT_RDWR)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            connection.shutdown(socket.SHUT_RDWR)       # its owner closes it then
         return _State(ends, _BYTES_RECEIVED.unpack(info)[0] - unread)
     except OSError:
         return None

@@ -30,6 +30,9 @@ MAP_BYTES = 1 << 40
 LEAST_MAP_BYTES = 1 << 30
 """Where the address space is limited too, less is tried, down to this."""
 
+FULL_BYTES = 1 << 20
+"""Where less is free and a write fails, it failed for want of room."""
+
 MAX_KEY_BYTES = 511
 
 _OWN_TABLE = b"pond.storage"
@@ -169,12 +172,11 @@ class Storage:
                     f"{self._directory} has grown to the address space it was given: start the server where"
                     f" `ulimit -v` allows {MAP_BYTES >> 30} GiB"
                 )
-            case lmdb.DiskError():
-                return StorageFull(f"the disk under {self._directory} is full: make room and start the server again")
             case lmdb.CorruptedError() | lmdb.InvalidError() | lmdb.PageNotFoundError() | lmdb.VersionMismatchError():
                 return self._damaged(str(error))
-        if error.code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return StorageFull(f"no more room for {self._directory} ({error}): make room and start the server again")
+        room = os.statvfs(self._directory)      # for a write cut short LMDB says "input/output error"
+        if error.code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or room.f_bavail * room.f_frsize < FULL_BYTES:
+            return StorageFull(f"the disk under {self._directory} is full: make room and start the server again")
         return StorageError(f"storage in {self._directory} failed ({error}): check the disk and start the server again")
 
     def _damaged(self, what: str) -> StorageDamaged:

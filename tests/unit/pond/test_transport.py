@@ -68,7 +68,9 @@ def test_peers_hear_each_other_and_know_who_speaks():
                 assert port.send(other, b"from %d to %d" % (number, other))
         await until(lambda: all(len(inbox) == 2 for inbox in inboxes))
         for number, inbox in enumerate(inboxes):
-            assert sorted(inbox) == [(other, b"from %d to %d" % (other, number)) for other in range(3) if other != number]
+            assert sorted(inbox) == [
+                (other, b"from %d to %d" % (other, number)) for other in range(3) if other != number
+            ]
         await until(lambda: all(len(port.connected) == 2 for port in ports))
         for port in ports:
             port.close()
@@ -216,7 +218,7 @@ def test_a_client_that_does_not_read_takes_a_bounded_share():
                 busy.send(0, b"busy")
                 await until(lambda: len(asked) == 2)
                 handles = {question: handle for handle, _, question in asked}
-                idle._links[0]._reader.close()      # from here on nobody empties its socket
+                idle._links[0]._reader.close()  # from here on nobody empties its socket
                 large = bytes(MAX_MESSAGE_BYTES)
                 await until(lambda: not port.send(handles[b"idle"], large))
                 assert port.send(handles[b"busy"], b"as ever")
@@ -363,7 +365,7 @@ def test_beyond_the_most_connections_the_silent_ones_go(monkeypatch: pytest.Monk
                 for _ in range(20):
                     before = len(asked)
                     await until(lambda before=before: client.send(0, b"here") and len(asked) > before)
-                    await until(lambda: not port._side.connections._heard)      # so it was noted
+                    await until(lambda: not port._side.connections._heard)  # so it was noted
                     strangers.append(raw(port))
                 assert port.send(asked[-1][0], b"still there")
                 await until(lambda: answers)
@@ -523,11 +525,11 @@ def test_closing_leaves_no_descriptor_behind():
             members = {0: remote(0, one), 1: remote(1, other), 2: Remote(PUBLIC[2], "tcp://127.0.0.1:1")}
             one.set_members(members)
             other.set_members(members)
-            other.send(2, bytes(transport.LARGE_BYTES))     # never arrives, so it has to be thrown away
+            other.send(2, bytes(transport.LARGE_BYTES))  # never arrives, so it has to be thrown away
             other.send(0, bytes(transport.LARGE_BYTES))
             await until(lambda: inbox)
 
-    run(once)       # what Python and libzmq keep for the life of a process is there after this
+    run(once)  # what Python and libzmq keep for the life of a process is there after this
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
         run(once)
@@ -550,6 +552,6 @@ def test_memory_is_bounded_when_a_receiver_is_gone():
             for _ in range(1000):
                 port.send(1, os.urandom(256 * 1024))
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            assert grown < 100 * 1024       # KiB, of 250 MiB that was sent
+            assert grown < 100 * 1024  # KiB, of 250 MiB that was sent
 
     run(test)

@@ -1,0 +1,84 @@
+"""Files of settings: what is written comes back, and everything else is refused with the file's name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pond import config
+from pond.config import ClusterFile, Hex, Member, NodeConfig
+from pond.errors import ClusterDamaged, NotFound, UsageError
+
+
+def cluster() -> ClusterFile:
+    members = tuple(
+        Member(
+            i,
+            Hex(bytes([i]) * 32),
+            f"tcp://127.0.0.1:{1000 + i}",
+            f"tcp://127.0.0.1:{2000 + i}",
+            f"127.0.0.1:{3000 + i}",
+        )
+        for i in range(4)
+    )
+    return ClusterFile(ring_id=Hex(b"r" * 32), epoch=1, ring_key=Hex(b"k" * 32), members=members, created="2026-01-01")
+
+
+def test_settings_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    config.write(path, cluster())
+    assert config.read(path, ClusterFile) == cluster()
+    assert json.loads(path.read_text())["ring_key"] == (b"k" * 32).hex()
+    config.write(path, NodeConfig(id=2, cluster="../../cluster.json"))
+    assert config.read(path, NodeConfig) == NodeConfig(id=2, cluster="../../cluster.json")
+
+
+def test_a_file_that_is_not_there_or_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="pond cluster up"):
+        config.read(tmp_path / "cluster.json", ClusterFile)
+    with pytest.raises(UsageError):
+        config.read(tmp_path, ClusterFile)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"ring_key": "short"},
+        {"ring_key": "zz" * 32},
+        {"ring_id": 5},
+        {"epoch": -1},
+        {"epoch": "1"},
+        {"members": []},
+        {"unknown": 1},
+        {"created": None},
+    ],
+)
+def test_what_is_not_as_it_should_be_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "cluster.json"
+    config.write(path, cluster())
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ClusterDamaged, match=r"cluster\.json"):
+        config.read(path, ClusterFile)
+
+
+@pytest.mark.parametrize("field", ["id", "public_key", "peer_address", "client_address", "metrics_address"])
+def test_a_member_that_is_wrong_is_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "cluster.json"
+    config.write(path, cluster())
+    content = json.loads(path.read_text())
+    content["members"][1][field] = content["members"][2][field] if field in ("id", "public_key") else "nowhere"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ClusterDamaged):
+        config.read(path, ClusterFile)
+
+
+def test_no_truncation_of_the_file_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    config.write(path, cluster())
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ClusterDamaged):
+            config.read(path, ClusterFile)
