@@ -20,7 +20,7 @@ CHECK_SECONDS = 0.25
 row that finds it beyond cuts it off, since the first may have come between whole messages and their reader."""
 
 SLACK_BYTES = 4 * 1024 * 1024
-"""For heartbeats, which are bytes but no messages: a link that is idle for days is cut for nothing, and made again."""
+"""For the handshake, encryption and framing."""
 
 MAX_CONNECTIONS = 1000
 """The one that has been silent longest goes first. Below the usual limit of 1,024 descriptors."""
@@ -46,7 +46,7 @@ class Connections:
         self._limit_bytes = max_message_bytes + SLACK_BYTES
         self._counters = counters
         self._heard: set[int] = set()
-        self._known: dict[int, _State] = {}     # by descriptor, those silent longest first
+        self._known: dict[int, _State] = {}  # by descriptor, those silent longest first
         self.heard = self._heard.add
         """heard(descriptor): a whole message came over it."""
         self._again = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
@@ -102,7 +102,7 @@ def _look(descriptor: int, cut: object = None) -> _State | None:
         unread = int.from_bytes(ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
         if ends == cut:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            connection.shutdown(socket.SHUT_RDWR)       # its owner closes it then
+            connection.shutdown(socket.SHUT_RDWR)  # its owner closes it then
         return _State(ends, _BYTES_RECEIVED.unpack(info)[0] - unread)
     except OSError:
         return None

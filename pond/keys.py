@@ -90,7 +90,7 @@ def write_durably(path: Path, data: bytes, *, replace: bool) -> None:
         if replace:
             temporary.rename(path)
         else:
-            path.hardlink_to(temporary)     # unlike a rename, fails where the name is taken
+            path.hardlink_to(temporary)  # unlike a rename, fails where the name is taken
     finally:
         temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

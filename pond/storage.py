@@ -154,7 +154,7 @@ class Storage:
 
     def _failed(self, error: lmdb.Error) -> StorageError | ValueError:
         if isinstance(error, lmdb.BadValsizeError):
-            return ValueError(f"a key has 1 to {MAX_KEY_BYTES} bytes")    # our own mistake, and harmless to the engine
+            return ValueError(f"a key has 1 to {MAX_KEY_BYTES} bytes")  # our own mistake, and harmless to the engine
         failure = self._explain(error)
         self._abandon(failure)
         return failure
@@ -174,7 +174,7 @@ class Storage:
                 )
             case lmdb.CorruptedError() | lmdb.InvalidError() | lmdb.PageNotFoundError() | lmdb.VersionMismatchError():
                 return self._damaged(str(error))
-        room = os.statvfs(self._directory)      # for a write cut short LMDB says "input/output error"
+        room = os.statvfs(self._directory)  # for a write cut short LMDB says "input/output error"
         if error.code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or room.f_bavail * room.f_frsize < FULL_BYTES:
             return StorageFull(f"the disk under {self._directory} is full: make room and start the server again")
         return StorageError(f"storage in {self._directory} failed ({error}): check the disk and start the server again")
@@ -187,7 +187,7 @@ class Storage:
 
     def _refuse_empty_file(self) -> None:
         path = self._directory / _DATA_FILE
-        if path.exists() and path.stat().st_size == 0:      # the engine would begin anew, and votes would be forgotten
+        if path.exists() and path.stat().st_size == 0:  # the engine would begin anew, and votes would be forgotten
             raise self._damaged("it is empty")
 
     def _check_length(self) -> None:
@@ -208,7 +208,7 @@ class Storage:
         with self._environment.begin(write=True) as transaction:
             found = transaction.get(_FORMAT_KEY, db=own)
             if found is None:
-                if transaction.stat()["entries"] > 1:    # tables, yet no number: LMDB's, but none of ours
+                if transaction.stat()["entries"] > 1:  # tables, yet no number: LMDB's, but none of ours
                     raise self._damaged("it has no format number")
                 transaction.put(_FORMAT_KEY, FORMAT, db=own)
             elif found != FORMAT:

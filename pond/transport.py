@@ -56,15 +56,15 @@ CURVE_OVERHEAD_BYTES = 64
 
 _OPTIONS = {
     zmq.LINGER: 0,
-    zmq.RECONNECT_IVL: 10,              # milliseconds, unless it says otherwise
+    zmq.RECONNECT_IVL: 10,  # milliseconds, unless it says otherwise
     zmq.RECONNECT_IVL_MAX: 1000,
     zmq.CONNECT_TIMEOUT: 5000,
     zmq.HANDSHAKE_IVL: 5000,
     # The kernel watches over dead links. libzmq's own heartbeats abort the process when one falls due on a link whose
     # peer went away while its receiving queue was full (libzmq 4.3.5, issue 4841): anybody could kill a server so.
-    zmq.TCP_MAXRT: 30_000,              # how long unacknowledged data may wait before the link counts as dead
+    zmq.TCP_MAXRT: 30_000,  # how long unacknowledged data may wait before the link counts as dead
     zmq.TCP_KEEPALIVE: 1,
-    zmq.TCP_KEEPALIVE_IDLE: 10,         # seconds
+    zmq.TCP_KEEPALIVE_IDLE: 10,  # seconds
     zmq.TCP_KEEPALIVE_INTVL: 5,
     zmq.TCP_KEEPALIVE_CNT: 3,
     zmq.BACKLOG: 1024,
@@ -75,9 +75,7 @@ _HANDSHAKE_FAILED = (
 )
 _RETRYING = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
 _EVENT = struct.Struct("=Hi")
-
 _names = count()
-
 Item = TypeVar("Item")
 
 
@@ -158,7 +156,7 @@ class _Reader:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        more = True                 # also when the burst raises: the loop reports it, and the rest is still to be read
+        more = True  # also when the burst raises: the loop reports it, and the rest is still to be read
         try:
             more = self._burst()
         finally:
@@ -176,7 +174,7 @@ class _Events:
         socket.monitor(address, events)
         self._socket: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)      # a full queue would block the I/O thread
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # a full queue would block the I/O thread
         self._socket.connect(address)
         self._reader = _Reader(self._socket, self._burst)
 
@@ -235,10 +233,9 @@ def _take_burst(
 def _key_of(frame: zmq.Frame) -> str:
     """The CURVE key of the link that a frame came over, as ZAP noted it; empty when there is none."""
     try:
-        key = frame.get("User-Id")
+        return str(frame.get("User-Id"))
     except zmq.ZMQError:
         return ""
-    return key if isinstance(key, str) else ""
 
 
 class _InFlight:
@@ -367,7 +364,7 @@ class _Port(ABC, Generic[Item]):
         self._socket.setsockopt(zmq.CURVE_SERVER, 1)
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret.reveal())
         self._socket.setsockopt(zmq.ZAP_DOMAIN, self._domain)
-        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)      # without it, no judge would mean that all may enter
+        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, no judge would mean that all may enter
         watched = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _HANDSHAKE_FAILED
         self._events = _Events(self._socket, watched, self._on_event)
         self._zap_reader = _Reader(self._zap, self._judge)
@@ -436,7 +433,7 @@ class PeerPort(_Port[tuple[int, bytes]]):
     inside a running event loop.
     """
 
-    _kind = zmq.PULL        # one way in and one way out per pair: no replies, so no routing ids that a peer could forge
+    _kind = zmq.PULL  # one way in and one way out per pair: no replies, so no routing ids that a peer could forge
     _domain = b"peers"
     _max_queued_out = 1
 

@@ -24,7 +24,6 @@ from bft.effects import (
     Executed,
     Mark,
     NeedRandom,
-    NewCertificate,
     Persist,
     Rejected,
     Send,
@@ -41,7 +40,7 @@ from bft.signatures import Ed25519Signer, Ed25519Verifier
 from bft.threshold import Frost
 from bft.types import AgreedTime, Epoch, ReplicaId
 from pond import config, keys
-from pond.errors import ClusterDamaged, Unavailable
+from pond.errors import ClusterDamaged, StorageDamaged, Unavailable
 from pond.logs import Log
 from pond.node.metrics import Metrics, MetricsPort
 from pond.node.phases import Phases
@@ -53,6 +52,10 @@ from pond.storage import Storage
 from pond.transport import ClientPort, PeerPort, Remote
 
 TABLES = (LOG, META, STATE, *SERVICE_TABLES)
+
+STORE = "store"
+STARTED = "started"
+"""Names in a server's directory: its storage, and a file that says that the storage has been opened once."""
 
 LAZY_SYNC_SECONDS = 1.0
 """How long what can be computed again from the log may stay unsynced when no vote forces a sync."""
@@ -67,6 +70,21 @@ _encode = msgspec.msgpack.Encoder().encode
 def wall_clock() -> AgreedTime:
     """Microseconds since 1970-01-01 UTC."""
     return AgreedTime(time_ns() // 1000)
+
+
+def _open_storage(directory: Path) -> Storage:
+    """The server's storage. One that was there at an earlier start must be there again: a server that begins anew has
+    forgotten its votes, and could vote differently (design.md, rule 1)."""
+    marker = directory / STARTED
+    if marker.exists() and not (directory / STORE / "data.mdb").exists():
+        raise StorageDamaged(
+            f"{directory / STORE} is empty, and this server has run before: it lost its votes; restore the directory from a"
+            " copy made while it was stopped"
+        )
+    storage = Storage(directory / STORE, TABLES)
+    if not marker.exists():
+        keys.write_durably(marker, b"", replace=True)
+    return storage
 
 
 class Server:
@@ -92,13 +110,14 @@ class Server:
         self._seed = seed
         self._member = cluster.members[settings.id]
         self._members = {member.id: Remote(bytes(member.public_key), member.peer_address) for member in cluster.members}
-        self._storage = Storage(directory / "store", TABLES)
+        self._storage = _open_storage(directory)
         scheme = Frost(share, public)
         replica = Replica(
             ReplicaId(settings.id), membership, signer, Ed25519Verifier(), scheme, Service(), self._storage
         )
         self._core = RingServer(replica, shutil.disk_usage(directory).free // 2)
         self._metrics = Metrics()
+        self._metrics.follow(replica)
         self._phases = Phases()
         self._outbox: list[Send | Broadcast | ToClient | Mark] = []
         self._must_sync = False
@@ -208,12 +227,9 @@ class Server:
                     self._loop.call_soon(self._take, self._core.on_random, os.urandom(size))
                 case Rejected(sender, reason):
                     self._refused(sender, reason)
-                case Executed(sequence, _, answers):
+                case Executed(_, _, answers):
                     self._metrics.batches.inc()
                     self._metrics.requests.inc(len(answers))
-                    self._metrics.executed.set(sequence)
-                case NewCertificate(sequence, _):
-                    self._metrics.certified.set(sequence)
 
     def _finish(self) -> None:
         """The end of a burst: propose, sync once, then send all that waited for the sync."""

@@ -9,6 +9,8 @@ import struct
 import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
+from typing import Any
 
 import nacl.bindings
 import pytest
@@ -39,7 +41,7 @@ async def until(holds: Callable[[], object]) -> None:
         await asyncio.sleep(0)
 
 
-def peer(number: int, inbox: list, address: str = ANYWHERE) -> PeerPort:
+def peer(number: int, inbox: list[Any], address: str = ANYWHERE) -> PeerPort:
     return PeerPort(SEEDS[number], address, inbox.extend, MAX_MESSAGE_BYTES)
 
 
@@ -47,7 +49,7 @@ def remote(number: int, port: PeerPort | ClientPort) -> Remote:
     return Remote(PUBLIC[number], port.address)
 
 
-def links(number: int, port: ClientPort | PeerPort, inbox: list) -> ServerLinks:
+def links(number: int, port: ClientPort | PeerPort, inbox: list[Any]) -> ServerLinks:
     return ServerLinks({0: remote(number, port)}, inbox.extend, MAX_MESSAGE_BYTES)
 
 
@@ -58,7 +60,7 @@ def raw(port: PeerPort | ClientPort) -> socket.socket:
 
 def test_peers_hear_each_other_and_know_who_speaks():
     async def test():
-        inboxes: list[list] = [[], [], []]
+        inboxes: list[list[Any]] = [[], [], []]
         ports = [peer(number, inbox) for number, inbox in enumerate(inboxes)]
         members = {number: remote(number, port) for number, port in enumerate(ports)}
         for port in ports:
@@ -83,7 +85,7 @@ def test_a_key_outside_the_membership_gets_nothing_through_until_it_is_admitted(
     monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
 
     async def test():
-        inbox: list = []
+        inbox: list[Any] = []
         with closing(peer(0, inbox)) as member, closing(peer(1, [])) as stranger:
             member.set_members({0: remote(0, member), 2: Remote(PUBLIC[2], "tcp://127.0.0.1:1")})
             stranger.set_members({0: remote(0, member)})
@@ -99,7 +101,7 @@ def test_a_key_outside_the_membership_gets_nothing_through_until_it_is_admitted(
 
 def test_a_member_that_was_removed_is_not_heard_though_still_connected():
     async def test():
-        inbox: list = []
+        inbox: list[Any] = []
         with closing(peer(0, inbox)) as member, closing(peer(1, [])) as other:
             members = {0: remote(0, member), 1: remote(1, other)}
             member.set_members(members)
@@ -119,7 +121,7 @@ def test_a_client_cannot_speak_on_the_peers_port(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
 
     async def test():
-        inbox: list = []
+        inbox: list[Any] = []
         with closing(peer(0, inbox)) as member, closing(links(0, member, [])) as client:
             member.set_members({0: remote(0, member)})
             await until(lambda: client.send(0, b"I am a replica") and member.counters["key refused"] > 1)
@@ -130,21 +132,23 @@ def test_a_client_cannot_speak_on_the_peers_port(monkeypatch: pytest.MonkeyPatch
 
 def test_a_server_with_another_key_gets_nothing():
     async def test():
-        inbox: list = []
-        with closing(ClientPort(SEEDS[0], ANYWHERE, inbox.extend, MAX_MESSAGE_BYTES)) as impostor:
-            with closing(links(1, impostor, [])) as client:
-                client.send(0, b"for server 1 only")
-                await until(lambda: client.counters["handshake failed"] > 1)
-                assert inbox == []
-                assert client.connected == frozenset()
+        inbox: list[Any] = []
+        with (
+            closing(ClientPort(SEEDS[0], ANYWHERE, inbox.extend, MAX_MESSAGE_BYTES)) as impostor,
+            closing(links(1, impostor, [])) as client,
+        ):
+            client.send(0, b"for server 1 only")
+            await until(lambda: client.counters["handshake failed"] > 1)
+            assert inbox == []
+            assert client.connected == frozenset()
 
     run(test)
 
 
 def test_clients_ask_and_are_answered_each_under_its_own_key():
     async def test():
-        asked: list = []
-        answers: list[list] = [[], []]
+        asked: list[Any] = []
+        answers: list[list[Any]] = [[], []]
         with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
             clients = [links(0, port, inbox) for inbox in answers]
             for number, client in enumerate(clients):
@@ -165,10 +169,10 @@ def test_clients_ask_and_are_answered_each_under_its_own_key():
 
 def test_a_burst_of_20000_arrives_in_order_and_whole():
     async def test():
-        inbox: list = []
+        inbox: list[Any] = []
         bursts: list[int] = []
 
-        def received(burst: list) -> None:
+        def received(burst: list[Any]) -> None:
             bursts.append(len(burst))
             inbox.extend(burst)
 
@@ -178,7 +182,7 @@ def test_a_burst_of_20000_arrives_in_order_and_whole():
             other.set_members(members)
             for number in range(20_000):
                 data = b"%d" % number + bytes(200)
-                await until(lambda data=data: other.send(0, data))
+                await until(partial(other.send, 0, data))
             await until(lambda: len(inbox) == 20_000)
             assert [int(data[: data.index(0)]) for _, data in inbox] == list(range(20_000))
             assert max(bursts) <= transport.MAX_BURST_MESSAGES
@@ -210,14 +214,16 @@ def test_large_messages_that_wait_are_bounded_by_their_bytes():
 
 def test_a_client_that_does_not_read_takes_a_bounded_share():
     async def test():
-        asked: list = []
+        asked: list[Any] = []
+        answers: list[Any] = []
         with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
-            idle, busy = links(0, port, []), links(0, port, answers := [])
+            idle, busy = links(0, port, []), links(0, port, answers)
             with closing(idle), closing(busy):
                 idle.send(0, b"idle")
                 busy.send(0, b"busy")
                 await until(lambda: len(asked) == 2)
                 handles = {question: handle for handle, _, question in asked}
+                assert idle._links[0]._reader is not None
                 idle._links[0]._reader.close()  # from here on nobody empties its socket
                 large = bytes(MAX_MESSAGE_BYTES)
                 await until(lambda: not port.send(handles[b"idle"], large))
@@ -229,7 +235,7 @@ def test_a_client_that_does_not_read_takes_a_bounded_share():
 
 def test_large_messages_arrive_whole_and_too_large_ones_do_not():
     async def test():
-        asked: list = []
+        asked: list[Any] = []
         with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
             with closing(links(0, port, [])) as client:
                 large = os.urandom(MAX_MESSAGE_BYTES)
@@ -247,14 +253,16 @@ def test_large_messages_arrive_whole_and_too_large_ones_do_not():
 
 def test_several_frames_are_dropped_and_counted():
     async def test():
-        asked: list = []
-        with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
-            with closing(links(0, port, [])) as client:
-                client._links[0]._socket.send_multipart([b"", b"two", b"three"])
-                client.send(0, b"one")
-                await until(lambda: asked)
-                assert [data for _, _, data in asked] == [b"one"]
-                assert port.counters["several frames"] == 1
+        asked: list[Any] = []
+        with (
+            closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port,
+            closing(links(0, port, [])) as client,
+        ):
+            client._links[0]._socket.send_multipart([b"", b"two", b"three"])
+            client.send(0, b"one")
+            await until(lambda: asked)
+            assert [data for _, _, data in asked] == [b"one"]
+            assert port.counters["several frames"] == 1
 
     run(test)
 
@@ -306,7 +314,7 @@ class HostileClient:
 
 def test_a_peer_cannot_say_who_it_is_in_its_handshake():
     async def test():
-        asked: list = []
+        asked: list[Any] = []
         with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
             forged = b"\x07User-Id" + struct.pack(">I", 40) + b"x" * 40
             client = await asyncio.to_thread(HostileClient, port, PUBLIC[0], forged)
@@ -320,7 +328,7 @@ def test_a_peer_cannot_say_who_it_is_in_its_handshake():
 
 def test_a_message_without_end_costs_its_sender_the_connection():
     async def test():
-        asked: list = []
+        asked: list[Any] = []
         with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
             client = await asyncio.to_thread(HostileClient, port, PUBLIC[0])
 
@@ -342,13 +350,15 @@ def test_a_busy_connection_is_not_taken_for_a_message_without_end(monkeypatch: p
     monkeypatch.setattr(connections, "CHECK_SECONDS", 0.01)
 
     async def test():
-        asked: list = []
-        with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
-            with closing(links(0, port, [])) as client:
-                for _ in range(40):
-                    await until(lambda: client.send(0, bytes(MAX_MESSAGE_BYTES)))
-                await until(lambda: len(asked) == 40)
-                assert not port.counters["message without end"]
+        asked: list[Any] = []
+        with (
+            closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port,
+            closing(links(0, port, [])) as client,
+        ):
+            for _ in range(40):
+                await until(lambda: client.send(0, bytes(MAX_MESSAGE_BYTES)))
+            await until(lambda: len(asked) == 40)
+            assert not port.counters["message without end"]
 
     run(test)
 
@@ -358,21 +368,26 @@ def test_beyond_the_most_connections_the_silent_ones_go(monkeypatch: pytest.Monk
     monkeypatch.setattr(connections, "CHECK_SECONDS", 0.01)
 
     async def test():
-        asked: list = []
-        with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
-            with closing(links(0, port, answers := [])) as client:
-                strangers = []
-                for _ in range(20):
-                    before = len(asked)
-                    await until(lambda before=before: client.send(0, b"here") and len(asked) > before)
-                    await until(lambda: not port._side.connections._heard)  # so it was noted
-                    strangers.append(raw(port))
-                assert port.send(asked[-1][0], b"still there")
-                await until(lambda: answers)
-                assert len({handle for handle, _, _ in asked}) == 1
-                await until(lambda: port.counters["too many connections"] == 16)
-                for stranger in strangers:
-                    stranger.close()
+        asked: list[Any] = []
+        answers: list[Any] = []
+        with (
+            closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port,
+            closing(links(0, port, answers)) as client,
+        ):
+            strangers = []
+            handles = set()
+            for _ in range(20):
+                asked.clear()
+                await until(lambda: client.send(0, b"here") and asked)
+                handles.add(asked[0][0])
+                await until(lambda: not port._side.connections._heard)  # so it was noted
+                strangers.append(raw(port))
+            assert port.send(asked[-1][0], b"still there")
+            await until(lambda: answers)
+            assert len(handles) == 1
+            await until(lambda: port.counters["too many connections"] == 16)
+            for stranger in strangers:
+                stranger.close()
 
     run(test)
 
@@ -397,8 +412,8 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01"
 )
 def test_hostile_bytes_disturb_nobody(hostile: bytes):
     async def test():
-        inbox: list = []
-        asked: list = []
+        inbox: list[Any] = []
+        asked: list[Any] = []
         with (
             closing(peer(0, inbox)) as one,
             closing(peer(1, [])) as other,
@@ -431,7 +446,7 @@ def test_a_link_that_met_nonsense_is_made_anew(nonsense: bytes, monkeypatch: pyt
     monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
 
     async def test():
-        inbox: list = []
+        inbox: list[Any] = []
         with closing(peer(1, [])) as other:
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
@@ -453,7 +468,7 @@ def test_a_link_whose_bytes_were_changed_on_the_way_recovers(monkeypatch: pytest
     monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
 
     async def test():
-        asked: list = []
+        asked: list[Any] = []
         spoil = False
 
         async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -472,7 +487,7 @@ def test_a_link_whose_bytes_were_changed_on_the_way_recovers(monkeypatch: pytest
         with closing(ClientPort(SEEDS[0], ANYWHERE, asked.extend, MAX_MESSAGE_BYTES)) as port:
             relays = await asyncio.start_server(relay, "127.0.0.1", 0)
             address = f"tcp://127.0.0.1:{relays.sockets[0].getsockname()[1]}"
-            answers: list = []
+            answers: list[Any] = []
             with closing(ServerLinks({0: Remote(PUBLIC[0], address)}, answers.extend, MAX_MESSAGE_BYTES)) as client:
                 client.send(0, b"before")
                 await until(lambda: asked)
@@ -489,22 +504,24 @@ def test_a_link_whose_bytes_were_changed_on_the_way_recovers(monkeypatch: pytest
 
 def test_a_callback_that_raises_does_not_stop_the_port():
     async def test():
-        asked: list = []
-        failures: list = []
+        asked: list[Any] = []
+        failures: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
 
-        def received(burst: list) -> None:
+        def received(burst: list[Any]) -> None:
             asked.extend(burst)
             if len(asked) == 1:
                 raise LookupError("our fault")
 
-        with closing(ClientPort(SEEDS[0], ANYWHERE, received, MAX_MESSAGE_BYTES)) as port:
-            with closing(links(0, port, [])) as client:
-                client.send(0, b"first")
-                await until(lambda: asked)
-                client.send(0, b"second")
-                await until(lambda: len(asked) == 2)
-                assert [type(failure) for failure in failures] == [LookupError]
+        with (
+            closing(ClientPort(SEEDS[0], ANYWHERE, received, MAX_MESSAGE_BYTES)) as port,
+            closing(links(0, port, [])) as client,
+        ):
+            client.send(0, b"first")
+            await until(lambda: asked)
+            client.send(0, b"second")
+            await until(lambda: len(asked) == 2)
+            assert [type(failure) for failure in failures] == [LookupError]
 
     run(test)
 
@@ -520,7 +537,7 @@ def test_an_address_that_is_taken_is_an_os_error():
 
 def test_closing_leaves_no_descriptor_behind():
     async def once():
-        inbox: list = []
+        inbox: list[Any] = []
         with closing(peer(0, inbox)) as one, closing(peer(1, [])) as other:
             members = {0: remote(0, one), 1: remote(1, other), 2: Remote(PUBLIC[2], "tcp://127.0.0.1:1")}
             one.set_members(members)
