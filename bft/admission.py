@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from bft.membership import Membership
-from bft.messages import Request, RequestError, RequestStatement
+from bft.messages import MAX_REQUEST_BYTES, Request, RequestError, RequestStatement
 from bft.service import StateMachine
 from bft.signatures import Verifier
 from bft.statement import Digest, digest
@@ -43,6 +43,8 @@ class Admission:
 
     def admit(self, request: Request) -> Admitted:
         """The request, checked. Raises RequestError with the reason when no replica may vote for it."""
+        if request.size_bytes > MAX_REQUEST_BYTES:
+            raise RequestError(f"request is larger than {MAX_REQUEST_BYTES} bytes")
         key = (digest(request.statement), request.signature)
         known = self._checked.get(key)
         if known is not None:

@@ -91,7 +91,7 @@ class Execution:
         assert batch.sequence == self.executed + 1, f"batch {batch.sequence} after {self.executed}"
         time = AgreedTime(max(batch.time, self.time))
         view = _BatchView(self.tree, self._disk)
-        self._sessions.sweep(view, time)
+        self._sessions.sweep(view, time, len(batch.requests))
         writes: list[Write] = []
         answers: list[bytes] = []
         for request in batch.requests:
@@ -99,6 +99,8 @@ class Execution:
             if isinstance(verdict, bytes):
                 answers.append(verdict)
             elif verdict is not Status.EXECUTED:
+                if verdict is Status.NUMBER_TAKEN:
+                    self._sessions.outlast(view, request.statement)
                 answers.append(refusal(request.digest, verdict))
             else:
                 result = self._service.execute(

@@ -15,8 +15,8 @@ from bft.statement import Digest
 from bft.threshold import NonceCommitment
 from bft.types import Natural, WireEpoch, WireReplicaId, WireSequence, WireTime, WireView
 
-MAX_STATEMENT_BYTES = 16 * 1024 * 1024
-"""Size of the largest request statement."""
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+"""Size of the largest request, its bodies counted: a proposal of it alone still fits a message of 24 MiB."""
 
 MAX_BATCH = 1024
 """Requests in one batch at most."""
@@ -52,9 +52,14 @@ class RequestStatement(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
 class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A signed request and, beside it and outside the signature, small bodies that its operation names by digest."""
 
-    statement: Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)]
+    statement: Annotated[bytes, msgspec.Meta(max_length=MAX_REQUEST_BYTES)]
     signature: Signature
     bodies: Annotated[list[bytes], msgspec.Meta(max_length=MAX_BODIES)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Statement and bodies."""
+        return len(self.statement) + sum(map(len, self.bodies))
 
     def parse(self) -> RequestStatement:
         """The statement, not yet verified. Raises RequestError when it is malformed."""

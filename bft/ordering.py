@@ -12,7 +12,7 @@ import msgspec
 
 from bft import log, statement
 from bft.admission import Admission, Admitted
-from bft.effects import Broadcast, Effect, Mark, Overlay, Persist, Rejected, Send, Write
+from bft.effects import Broadcast, Effect, Mark, Overlay, Persist, Rejected, Send, Store
 from bft.membership import Membership
 from bft.messages import (
     MAX_BODIES,
@@ -54,13 +54,14 @@ class Batch(NamedTuple):
 class Slot:
     """What is known about one sequence number in the current view. Votes are kept by voter, as evidence."""
 
-    __slots__ = ("bodies", "commits", "committing", "digest", "missing", "prepares", "proposal", "requests", "voted")
+    __slots__ = ("commits", "committing", "digest", "missing", "prepares", "proposal", "requests", "signature", "voted")
 
     def __init__(self) -> None:
         self.proposal: PrePrepare | None = None
         self.digest: Digest = b""
         self.requests: tuple[Admitted, ...] = ()
-        self.bodies: dict[Digest, bytes] = {}
+        self.signature = b""
+        """The proposal's, by which one that comes again is known when the proposal itself is only in the log."""
         self.missing: set[Digest] = set()
         self.prepares: dict[ReplicaId, Digest] = {}
         self.commits: dict[ReplicaId, Digest] = {}
@@ -163,35 +164,39 @@ class Ordering:
         )
         slot = self.slots.setdefault(sequence, Slot())
         slot.proposal, slot.digest, slot.voted = log.without_bodies(message), digest, True
+        slot.signature = signature
         slot.requests = tuple(request.bare() for request in requests)
+        effects: list[Effect] = []
         for request in requests:
-            slot.bodies |= self._admission.bodies(request)
-        kept = self._keep(slot)
-        return [kept, Mark(sequence, "proposed"), Broadcast(message), *self._advance(sequence, slot)]
+            effects += self._hold(self._admission.bodies(request), now)
+        effects.append(self._keep(slot))
+        return [*effects, Mark(sequence, "proposed"), Broadcast(message), *self._advance(sequence, slot)]
 
     # --- the backups -----------------------------------------------------------------------------------------------
 
     def on_pre_prepare(self, sender: ReplicaId, message: PrePrepare) -> list[Effect]:
         """Accept a proposal, from the primary or passed on by another replica: its signature says whose it is."""
         slot = self.slots.get(message.sequence)
-        known = slot.proposal if slot is not None and slot.voted else None
-        if known is not None and known.signature == message.signature:
-            return []
+        if slot is not None and slot.voted:
+            known = slot.signature == message.signature
+            return [] if known else [Rejected(sender, "a second proposal for one number")]
+        if self.identity == self.primary:
+            return [Rejected(sender, "a proposal of our own that is not in our log")]
+        digest = _digest_of(message)
+        signed = proposal_statement(self.membership, message.view, message.sequence, digest, message.plan)
+        if not self._verifier.verify(self.membership.replicas[self.primary], signed, message.signature):
+            return [Rejected(sender, "proposal is not signed by the primary")]
         try:
             requests, bodies = self._read_requests(message)
         except RequestError as error:
             return [Rejected(sender, f"proposal: {error}")]
-        digest = batch_digest(message.time, [(item.digest, item.request.signature) for item in requests])
-        signed = proposal_statement(self.membership, message.view, message.sequence, digest, message.plan)
-        if not self._verifier.verify(self.membership.replicas[self.primary], signed, message.signature):
-            return [Rejected(sender, "proposal is not signed by the primary")]
         slot = self.slots.setdefault(message.sequence, Slot())
         if slot.proposal is None:
             slot.proposal = log.without_bodies(message)
-            slot.digest = digest
+            slot.digest, slot.signature = digest, message.signature
             slot.requests = tuple(item.bare() for item in requests)
             wanted = {name for item in requests for name in item.named}
-            slot.missing = {name for name in wanted if self._disk.size(self._service.body_table(), name) is None}
+            slot.missing = {name for name in wanted if not self._held(name)}
         elif slot.digest != digest:
             return [Rejected(sender, "a second proposal for one number")]
         effects = self._take_bodies(message.sequence, slot, bodies)
@@ -220,22 +225,36 @@ class Ordering:
         effects: list[Effect] = []
         for sequence, slot in self.slots.items():
             if slot.missing:
-                held = {name for name in slot.missing if self._disk.size(self._service.body_table(), name) is not None}
-                slot.missing -= held
+                slot.missing = {name for name in slot.missing if not self._held(name)}
                 if not slot.missing:
                     effects += self._vote(sequence, slot)
         return effects
 
+    def _held(self, name: Digest) -> bool:
+        return self._disk.size(self._service.body_table(), name) is not None
+
     def _take_bodies(self, sequence: Sequence, slot: Slot, arrived: dict[Digest, bytes]) -> list[Effect]:
+        """Bodies go to the disk as they come, and the vote once none is missing."""
         if slot.voted:
             return []
-        for name in slot.missing & arrived.keys():
-            slot.bodies[name] = arrived[name]
-        slot.missing -= arrived.keys()
-        return self._vote(sequence, slot) if not slot.missing else []
+        assert slot.proposal is not None, slot.story()
+        wanted = {name: arrived[name] for name in sorted(slot.missing & arrived.keys())}
+        slot.missing -= wanted.keys()
+        effects = self._hold(wanted, slot.proposal.time)
+        return [*effects, *self._vote(sequence, slot)] if not slot.missing else effects
+
+    def _hold(self, bodies: dict[Digest, bytes], time: AgreedTime) -> list[Effect]:
+        writes = [
+            write
+            for name, body in bodies.items()
+            if not self._held(name)
+            for write in self._service.hold(name, body, time)
+        ]
+        self._disk.record(tuple(writes))
+        return [Store(tuple(writes))] if writes else []
 
     def _vote(self, sequence: Sequence, slot: Slot) -> list[Effect]:
-        """Proposal and bodies go to the disk before PREPARE."""
+        """Proposal and, before it, bodies go to the disk before PREPARE."""
         assert slot.proposal is not None, slot.story()
         assert not slot.missing, slot.story()
         assert not slot.voted, slot.story()
@@ -246,13 +265,10 @@ class Ordering:
         return [kept, Broadcast(vote), *self._advance(sequence, slot)]
 
     def _keep(self, slot: Slot) -> Persist:
-        assert slot.proposal is not None
-        table = self._service.body_table()
-        writes = [log.proposal(slot.proposal)]
-        writes += [Write(table, name, body) for name, body in slot.bodies.items()]
-        slot.bodies = {}
-        self._disk.record(tuple(writes))
-        return Persist(tuple(writes))
+        assert slot.proposal is not None, slot.story()
+        writes = (log.proposal(slot.proposal),)
+        self._disk.record(writes)
+        return Persist(writes)
 
     def on_prepare(self, sender: ReplicaId, message: Prepare) -> list[Effect]:
         """Count a PREPARE, also one that overtook its proposal."""
@@ -285,12 +301,13 @@ class Ordering:
         slot = self.slots.get(sequence)
         if slot is None or not slot.committing or _count(slot.commits, slot.digest) < self.membership.quorum:
             return None
-        assert slot.proposal is not None, slot.story()
+        assert slot.proposal is not None, f"batch {sequence} has run: {slot.story()}"
         return Batch(sequence, self.view, slot.proposal.time, slot.digest, slot.requests, slot.proposal.plan)
 
     def executed(self, sequence: Sequence) -> None:
-        """The batch has run: what it takes to say it again is the proposal alone."""
-        self.slots[sequence].requests = ()
+        """The batch has run: what it takes to say it again is in the log."""
+        slot = self.slots[sequence]
+        slot.requests, slot.proposal = (), None
 
     def named_bodies(self) -> set[Digest]:
         """Bodies that batches which have not run yet name: they must not be let go."""
@@ -308,9 +325,11 @@ class Ordering:
 
     # --- sending again ---------------------------------------------------------------------------------------------
 
-    def fetch_missing(self) -> list[Effect]:
-        """Ask everyone for bodies that are still missing."""
-        return [Broadcast(self._fetch(slot)) for slot in self.slots.values() if slot.missing]
+    def fetch_missing(self, turn: int) -> list[Effect]:
+        """Ask another replica for bodies that are still missing, one each turn: answers are large."""
+        others = [replica for replica in map(ReplicaId, range(self.membership.size)) if replica != self.identity]
+        waiting = [slot for slot in self.slots.values() if slot.missing]
+        return [Send(others[turn % len(others)], self._fetch(slot)) for slot in waiting[:1]]
 
     def _fetch(self, slot: Slot) -> FetchBodies:
         return FetchBodies(self.membership.epoch, sorted(slot.missing)[:MAX_BODIES])
@@ -333,7 +352,7 @@ class Ordering:
 
     def send_again(self, to: ReplicaId, first: Sequence, last: Sequence) -> list[Effect]:
         """Everything this replica has said about numbers first to last, from memory or from its log."""
-        logged = log.read(self._disk, first, last) if first <= self.stable else {}
+        logged = log.read(self._disk, first, last)
         messages: list[Message] = []
         for sequence in map(Sequence, range(first, last + 1)):
             slot = self.slots.get(sequence)
@@ -362,7 +381,7 @@ class Ordering:
             slot = self.slots.setdefault(sequence, Slot())
             slot.proposal = entry.proposal
             slot.requests = tuple(self._admission.admit(request) for request in entry.proposal.requests)
-            slot.digest = _digest_of(entry.proposal)
+            slot.digest, slot.signature = _digest_of(entry.proposal), entry.proposal.signature
             slot.voted = True
             if self.identity != self.primary:
                 slot.prepares[self.identity] = slot.digest

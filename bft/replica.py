@@ -27,6 +27,7 @@ from bft.effects import (
     Started,
     Timer,
     TimerFired,
+    Write,
 )
 from bft.execution import Execution
 from bft.membership import Membership
@@ -47,6 +48,7 @@ from bft.messages import (
 from bft.ordering import WINDOW, Ordering
 from bft.replies import MAX_WAITING, Replies
 from bft.service import StateMachine
+from bft.sessions import LONGEST_LIFE_SECONDS
 from bft.signatures import Signer, Verifier
 from bft.signing import Signing
 from bft.statement import Digest
@@ -156,9 +158,10 @@ class Replica:
         self._check_invariants()
         return effects
 
-    def blocks_arrived(self) -> list[Effect]:
-        """Clients brought bodies: proposals that waited for them may go on."""
+    def bodies_arrived(self, writes: tuple[Write, ...]) -> list[Effect]:
+        """Clients brought bodies, which are about to be written: proposals that waited for them may go on."""
         self._disk.step_done()
+        self._disk.record(writes)
         return self.ordering.bodies_held() + self._run_committed()
 
     # --- starting --------------------------------------------------------------------------------------------------
@@ -238,7 +241,9 @@ class Replica:
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _on_requested(self, event: Requested) -> list[Effect]:
-        client, request, _ = event
+        client, request, now = event
+        if self.checkpoints.diverged_at is not None:
+            return [Rejected(client, "this server's state differs from the ring's")]
         try:
             admitted = self._admission.admit(request)
             bodies = self._admission.bodies(admitted)
@@ -254,11 +259,13 @@ class Replica:
         if any(name not in bodies and self._disk.size(table, name) is None for name in admitted.named):
             return [Rejected(client, "the request names blocks that this server does not hold: send them first")]
         under_way = self.replies.knows(admitted.digest)
-        self.replies.wait(client, admitted.digest, admitted.statement)
+        if admitted.statement.not_after > now + 2 * LONGEST_LIFE_SECONDS * 1_000_000:
+            return [Rejected(client, "the request's not-after lies too far ahead: check this machine's clock")]
+        self.replies.wait(client, admitted.digest, admitted.statement, now)
         if self.is_primary and not under_way and admitted.digest not in self._queued:
             self._queue.append(admitted)
             self._queued.add(admitted.digest)
-            self._queued_bytes += _size(admitted)
+            self._queued_bytes += admitted.request.size_bytes
         return []
 
     def _propose(self, now: AgreedTime) -> list[Effect]:
@@ -269,12 +276,12 @@ class Replica:
             size = 0
             while self._queue and len(batch) < MAX_BATCH:
                 head = self._queue[0]
-                size += _size(head)
+                size += head.request.size_bytes
                 if batch and size > BATCH_BYTES:
                     break
                 batch.append(self._queue.popleft())
                 self._queued.discard(head.digest)
-                self._queued_bytes -= _size(head)
+                self._queued_bytes -= head.request.size_bytes
             effects += self.ordering.propose(batch, self.signing.plan(self.ordering.next), now)
         return effects
 
@@ -342,7 +349,7 @@ class Replica:
             return []
         match timer.kind:
             case "tick":
-                return [*self._on_tick(), SetTimer(timer, TICK_SECONDS)]
+                return [*self._on_tick(now), SetTimer(timer, TICK_SECONDS)]
             case "idle":
                 return self._on_idle(timer, now)
             case "shares":
@@ -361,16 +368,16 @@ class Replica:
             effects += self.ordering.propose([], self.signing.plan(self.ordering.next), now)
         return [*effects, self._set_idle_timer()]
 
-    def _on_tick(self) -> list[Effect]:
+    def _on_tick(self, now: AgreedTime) -> list[Effect]:
         """Stuck means: numbers are under way, and none was executed since the last tick."""
         self._ticks += 1
         stuck = self.execution.executed == self._executed_at_tick and (
             self.ordering.waiting(self.execution.executed) or self.behind > 0
         )
         self._executed_at_tick = self.execution.executed
-        effects = self.replies.expire(self.execution.time) + self.signing.refill()
+        effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
         if stuck:
-            effects += self.ordering.fetch_missing()
+            effects += self.ordering.bodies_held() + self.ordering.fetch_missing(self._ticks)
         if stuck or self._ticks % STATUS_TICKS == 0:
             effects += self._ask()
         return effects
@@ -416,7 +423,3 @@ class Replica:
     def _check_invariants(self) -> None:
         assert self.execution.executed >= self.checkpoints.stable, "a stable checkpoint that was not executed here"
         assert self.ordering.stable == self.checkpoints.stable, "two opinions about the last stable checkpoint"
-
-
-def _size(admitted: Admitted) -> int:
-    return len(admitted.request.statement) + sum(map(len, admitted.request.bodies))

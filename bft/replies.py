@@ -24,6 +24,24 @@ MAX_WAITING = 65_536
 """Clients waiting at one replica; above it a request is refused as overload."""
 
 
+MAX_ASKERS = 8
+"""Clients waiting for one request; one client needs one, and one more for each time it asks anew."""
+
+PATIENCE_SECONDS = 120
+"""How long a client is remembered that has not asked again: far longer than clients wait before they do."""
+
+
+class _Waiting:
+    """Who waits for a request that has not run, in the order of their last asking."""
+
+    __slots__ = ("clients", "since", "stated")
+
+    def __init__(self, stated: RequestStatement) -> None:
+        self.stated = stated
+        self.clients: dict[object, None] = {}
+        self.since = AgreedTime(0)
+
+
 class _Ready(NamedTuple):
     client: object
     stated: RequestStatement
@@ -35,7 +53,7 @@ class Replies:
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self._waiting: dict[Digest, list[tuple[object, RequestStatement]]] = {}
+        self._waiting: dict[Digest, _Waiting] = {}
         self._ready: dict[Sequence, list[_Ready]] = {}
         self._timer_set = False
 
@@ -46,11 +64,17 @@ class Replies:
         """Whether somebody waits for this request already."""
         return request in self._waiting
 
-    def wait(self, client: object, request: Digest, stated: RequestStatement) -> None:
-        """Answer `client` when the request has run. Asking twice answers once."""
-        clients = self._waiting.setdefault(request, [])
-        if all(known != client for known, _ in clients):
-            clients.append((client, msgspec.structs.replace(stated, operation=b"")))
+    def wait(self, client: object, request: Digest, stated: RequestStatement, now: AgreedTime) -> None:
+        """Answer `client` when the request has run, if that is soon. Asking twice answers once; of many who ask, the
+        last ones are answered."""
+        waiting = self._waiting.get(request)
+        if waiting is None:
+            waiting = self._waiting[request] = _Waiting(msgspec.structs.replace(stated, operation=b""))
+        waiting.since = now
+        waiting.clients.pop(client, None)
+        waiting.clients[client] = None
+        if len(waiting.clients) > MAX_ASKERS:
+            del waiting.clients[next(iter(waiting.clients))]
 
     def answer_known(
         self, client: object, request: Digest, stated: RequestStatement, view: View
@@ -70,9 +94,10 @@ class Replies:
     def executed(self, sequence: Sequence, answers: dict[Digest, bytes], view: View) -> list[Effect]:
         """A batch ran: those who wait for one of its requests wait for its certificate from now on."""
         ready = [
-            _Ready(client, stated, answer)
+            _Ready(client, waiting.stated, answer)
             for request, answer in answers.items()
-            for client, stated in self._waiting.pop(request, ())
+            if (waiting := self._waiting.pop(request, None)) is not None
+            for client in waiting.clients
         ]
         return self._hold(sequence, ready, view) if ready else []
 
@@ -93,16 +118,18 @@ class Replies:
             effects += [AnswerClient(ready.client, ready.answer, None, None) for ready in self._ready.pop(sequence)]
         return effects + self._set_timer(view)
 
-    def expire(self, time: AgreedTime) -> list[Effect]:
-        """Requests whose not-after has passed will never run: their clients are told."""
+    def expire(self, time: AgreedTime, now: AgreedTime) -> list[Effect]:
+        """Requests whose not-after has passed in agreed time will never run: their clients are told. Clients that have
+        not asked for long are forgotten."""
         effects: list[Effect] = []
-        for request in [
-            request for request, clients in self._waiting.items() if all(s.not_after < time for _, s in clients)
-        ]:
-            effects += [
-                AnswerClient(client, refusal(request, Status.EXPIRED), None, None)
-                for client, _ in self._waiting.pop(request)
-            ]
+        gone = now - PATIENCE_SECONDS * 1_000_000
+        for request, waiting in list(self._waiting.items()):
+            if waiting.stated.not_after < time:
+                expired = refusal(request, Status.EXPIRED)
+                effects += [AnswerClient(client, expired, None, None) for client in waiting.clients]
+            elif waiting.since >= gone:
+                continue
+            del self._waiting[request]
         return effects
 
     def _answer_or_hold(self, sequence: Sequence, ready: _Ready, view: View) -> list[Effect]:

@@ -51,6 +51,10 @@ class StateMachine(Protocol):
         """Table that holds bodies by their digest."""
         ...
 
+    def hold(self, name: Digest, body: bytes, time: AgreedTime) -> tuple[Write, ...]:
+        """Writes that put a body there which is not held yet, on behalf of an operation proposed at `time`."""
+        ...
+
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
     ) -> Result:

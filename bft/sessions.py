@@ -25,7 +25,9 @@ LONGEST_LIFE_SECONDS = 24 * 3600
 """How far ahead of agreed time a not-after may lie: bounds how long the ring must keep an answer."""
 
 SWEEP = 64
-"""Expired sessions and pages dropped per batch at most: bounds a batch's work, the same at all replicas."""
+SWEEP_PER_REQUEST = 4
+"""Expired sessions and pages dropped per batch at most, so many and so many more for each of its requests: bounds a
+batch's work, the same at all replicas, and is twice what the batch can add."""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -81,12 +83,12 @@ class Sessions:
             return Status.EXPIRED
         record = read_session(view.state(session_key(stated.principal, stated.session)))
         last = record.last if record is not None else 0
+        if stated.not_after > time + LONGEST_LIFE_SECONDS * 1_000_000:
+            return Status.NOT_AFTER_TOO_FAR
         if stated.number <= last:
             return known_answer(view.state, stated, request, time)
         if stated.number > last + 1:
             return Status.OUT_OF_ORDER if record is not None else Status.UNKNOWN_SESSION
-        if stated.not_after > time + LONGEST_LIFE_SECONDS * 1_000_000:
-            return Status.NOT_AFTER_TOO_FAR
         return Status.EXECUTED
 
     def keep(self, view: StateView, stated: RequestStatement, answer: bytes) -> None:
@@ -99,18 +101,27 @@ class Sessions:
             heapq.heappush(self._expiries, (expiry, where))
         view.changes[where] = _encode(SessionRecord(stated.number, expiry))
         place = page_key(stated.principal, stated.session, stated.number)
-        page = view.state(place)
+        page = view.state(place) if record is not None else None  # a page of a session that is gone is no page
         entries = decode_page(page) if page is not None else []
         if page is None:
             heapq.heappush(self._expiries, (not_after, place))
         entries.append(PageEntry(stated.number, not_after, answer))
         view.changes[place] = _encode(entries)
 
-    def sweep(self, view: StateView, time: AgreedTime) -> None:
+    def outlast(self, view: StateView, stated: RequestStatement) -> None:
+        """Another request was told that its number is taken: the session stays until that one has expired as well, or
+        else it could run after all."""
+        where = session_key(stated.principal, stated.session)
+        record = read_session(view.state(where))
+        if record is not None and stated.not_after > record.expiry:
+            view.changes[where] = _encode(SessionRecord(record.last, AgreedTime(stated.not_after)))
+
+    def sweep(self, view: StateView, time: AgreedTime, requests: int) -> None:
         """Drop what expired, oldest first. The heap's order is by the expiry last known, which only grows: an entry is
         put back until it is true, so every replica drops the same, however it came to its heap."""
         dropped = 0
-        while dropped < SWEEP and self._expiries and self._expiries[0][0] < time:
+        most = SWEEP + SWEEP_PER_REQUEST * requests
+        while dropped < most and self._expiries and self._expiries[0][0] < time:
             known, key = heapq.heappop(self._expiries)
             value = view.state(key)
             expiry = _expiry(key, value) if value is not None else None

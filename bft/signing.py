@@ -30,6 +30,9 @@ SHARE_SECONDS = 0.5
 EXCLUDED_BATCHES = 64
 """For how many batches a signer that failed a session is not named again."""
 
+MAX_INDEX = 2**62
+"""Above any index that a process reaches; so an index always fits its field in a signing plan."""
+
 OPEN_SESSIONS = 512
 """Sessions, shares and certificates remembered ahead or behind: bounded by the watermarks' window, doubled."""
 
@@ -100,6 +103,8 @@ class Signing:
         """Another replica's commitments: each point is checked here, off the path of any batch."""
         if len(message.commitments) > POOL:
             return [Rejected(sender, "more nonces than one lot")]
+        if message.first >= MAX_INDEX:
+            return [Rejected(sender, "nonces numbered too high")]
         self._remember(sender, message)
         return []
 

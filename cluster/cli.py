@@ -132,6 +132,11 @@ def _in_words(found: ClusterStatus) -> str:
     names = ", ".join(server.name for server in found.ring if server.state != "running")
     if good == 0 and all(server.state == "stopped" for server in found.ring):
         return "The cluster is stopped: `pond cluster up` starts it."
+    leads = next((server.primary for server in found.ring if server.primary is not None), None)
+    if missing <= faults and any(server.name == leads and server.state != "running" for server in found.ring):
+        return (
+            f"{names} leads the ring and cannot help: reads go on, writes wait until it is back (pond cluster restart)."
+        )
     if missing <= faults:
         return f"{names} out of {len(found.ring)} cannot help; the ring works on, as up to {faults} may fail."
     return f"{names} out of {len(found.ring)} cannot help, more than {faults}: writes wait until one is back."

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pond.client import aio
+    from pond import aio
     from pond.client.content import ChangedRange
     from pond.client.objects import ExportReport, LogEntry, ObjectStat
     from pond.client.predicates import (
@@ -97,7 +97,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name == "aio":
-        return import_module("pond.client.aio")
+        return import_module("pond.aio")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'pond' has no attribute {name!r}")

@@ -45,7 +45,7 @@ MAX_LARGE_TO_CLIENTS_BYTES = 256 * 1024 * 1024
 
 MAX_QUEUED_TO_SERVER = 2000
 MAX_QUEUED_TO_CLIENT = 256
-MAX_QUEUED_IN = 64
+MAX_QUEUED_IN = 8
 """Messages on each link. More that comes in waits in the sender's kernel and queue."""
 
 REVIVE_SECONDS = 0.5

@@ -34,16 +34,18 @@ def decode(data: bytes, tag: str, format_number: int) -> list[Any]:
     """
     try:
         fields = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        if not isinstance(fields, list) or len(fields) < 2:
+            raise StatementError("not a statement: no array with a tag and a format number")
+        if fields[0] != tag or type(fields[1]) is not int or fields[1] != format_number:
+            raise StatementError(f"expected a statement {tag!r} of format {format_number}")
+        if encode(*fields) != data:
+            raise StatementError(f"statement {tag!r} is not canonically encoded")
+        if not _plain(fields):
+            raise StatementError(f"statement {tag!r} holds what no statement holds: a map, a float or an extension")
+    except StatementError:
+        raise
+    except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise StatementError(f"not a statement: {error}") from None
-    if not isinstance(fields, list) or len(fields) < 2:
-        raise StatementError("not a statement: no array with a tag and a format number")
-    if fields[0] != tag or type(fields[1]) is not int or fields[1] != format_number:
-        raise StatementError(f"expected a statement {tag!r} of format {format_number}")
-    if encode(*fields) != data:
-        raise StatementError(f"statement {tag!r} is not canonically encoded")
-    if not _plain(fields):
-        raise StatementError(f"statement {tag!r} holds what no statement holds: a map, a float or an extension")
     return fields[2:]
 
 

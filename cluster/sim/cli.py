@@ -1,6 +1,7 @@
 """Commands that simulate: the same seed, the same run, on any machine."""
 
 import hashlib
+import multiprocessing
 import os
 import secrets
 import sys
@@ -93,8 +94,14 @@ def _runs(seeds: range, operations: int, jobs: int, trace: bool) -> "Iterator[Ru
         return
     with ProcessPoolExecutor(min(jobs, os.cpu_count() or 1)) as pool:
         chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-        for done in as_completed([pool.submit(_simulate_some, chunk, operations) for chunk in chunks]):
-            yield from done.result()
+        try:
+            for done in as_completed([pool.submit(_simulate_some, chunk, operations) for chunk in chunks]):
+                yield from done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def _simulate_some(seeds: range, operations: int) -> "list[Run]":

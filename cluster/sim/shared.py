@@ -56,6 +56,7 @@ class SharedService:
         self._bodies: dict[bytes, list[Digest]] = {}
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
+        self.hold = inner.hold
 
     def refuses(self, operation: bytes) -> str | None:
         """Reason why the operation's form is bad, or None."""

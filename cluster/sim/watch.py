@@ -302,6 +302,7 @@ class _WatchedService:
         self.bodies = inner.bodies
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
+        self.hold = inner.hold
 
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView

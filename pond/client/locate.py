@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pond.errors import NotFound
+from pond.errors import NotFound, UsageError
 
 CLUSTER_FILE = "cluster.json"
 OWNER_KEY = "owner.key"
@@ -25,10 +25,14 @@ def cluster_directory(cluster: "str | os.PathLike[str] | None" = None, env: Mapp
 
 
 def cluster_file(cluster: "str | os.PathLike[str] | None" = None, env: Mapping[str, str] | None = None) -> Path:
-    """The public description of a cluster, given its directory or the file itself. Raises NotFound."""
+    """The public description of a cluster, given its directory or the file itself. Raises NotFound, UsageError."""
     place = cluster_directory(cluster, env)
-    file = place if place.is_file() else place / CLUSTER_FILE
-    if not file.is_file():
+    try:
+        file = place if place.is_file() else place / CLUSTER_FILE
+        exists = file.is_file()
+    except OSError as error:
+        raise UsageError(f"cannot read {place} ({error.strerror}): check the name and who owns it") from None
+    if not exists:
         raise NotFound(
             f"there is no cluster at {place}: start one with `pond cluster up`, or name its directory"
             " (--cluster, or POND_CLUSTER)"

@@ -57,8 +57,12 @@ WAITING_READS = 4096
 UPLOAD_BYTES = 64 * 1024**3
 """Blocks held for updates that have not run yet, at most, where the disk has room; above it the answer is overload."""
 
-UPLOAD_SECONDS = 3600
-"""How long a block waits for the update that names it; also those of updates that aborted go then."""
+UPLOAD_COST_BYTES = 256
+"""What a block takes on the disk beside its own bytes, about: many small ones count for what they cost."""
+
+UPLOAD_SECONDS = 7200
+"""How long a block waits for an update to commit with it. Longer than the log keeps an idle ring's batches, so that a
+server that catches up from the log still finds the blocks of updates that came to nothing."""
 
 SWEEP_SECONDS = 60.0
 SWEEP = Timer("uploads", View(0))
@@ -100,7 +104,7 @@ class RingServer:
 
     def started(self, now: AgreedTime, start: bytes) -> list[Effect | ToClient]:
         """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start."""
-        self._uploaded_bytes = sum(self._disk.size(BLOCKS, guid) or 0 for guid, _ in self._uploads())
+        self._uploaded_bytes = sum(self._cost_bytes(guid) for guid, _ in self._uploads())
         return [*self._translate(self.replica.step(Started(now, start))), SetTimer(SWEEP, SWEEP_SECONDS)]
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> list[Effect | ToClient]:
@@ -154,7 +158,7 @@ class RingServer:
                 case NewCertificate():
                     translated += [effect, *self._flush_reads()]
                 case Store(writes):
-                    self._uploaded_bytes -= self._used(writes)
+                    self._count(writes)
                     translated.append(effect)
                 case _:
                     translated.append(effect)
@@ -196,15 +200,16 @@ class RingServer:
             return [ToClient(client, Refused(ask, f"a block is larger than {MAX_CIPHERTEXT_BYTES} bytes"))]
         named = {bguid(block): block for block in blocks}
         fresh = {guid: block for guid, block in named.items() if self._disk.size(BLOCKS, guid) is None}
-        size = sum(map(len, fresh.values()))
+        size = sum(len(block) + UPLOAD_COST_BYTES for block in fresh.values())
         if self._uploaded_bytes + size > self._upload_limit_bytes:
             return [ToClient(client, Overloaded(ask, RETRY_AFTER_MS))]
         self._uploaded_bytes += size
         writes = [Write(BLOCKS, guid, block) for guid, block in fresh.items()]
         unused = [guid for guid in named if guid in fresh or self._disk.size(UPLOADS, guid) is not None]
         marks = [Write(UPLOADS, guid, now.to_bytes(8, "big")) for guid in unused]
+        kept = (*writes, *marks)
         held = ToClient(client, BlocksHeld(ask))
-        return [Persist((*writes, *marks)), held, *self._translate(self.replica.blocks_arrived())]
+        return [Persist(kept), held, *self._translate(self.replica.bodies_arrived(kept))]
 
     def _uploads(self) -> list[tuple[bytes, bytes]]:
         return self._disk.scan(UPLOADS, b"", b"\xff" * 33)
@@ -214,13 +219,20 @@ class RingServer:
         oldest = max(0, now - UPLOAD_SECONDS * 1_000_000).to_bytes(8, "big")
         old = {guid for guid, since in self._uploads() if since < oldest}
         old -= self.replica.named_bodies() if old else set()
-        self._uploaded_bytes -= sum(self._disk.size(BLOCKS, guid) or 0 for guid in old)
+        self._uploaded_bytes -= sum(self._cost_bytes(guid) for guid in old)
         writes = [Write(table, guid, None) for guid in sorted(old) for table in (BLOCKS, UPLOADS)]
         return [Store(tuple(writes)), SetTimer(SWEEP, SWEEP_SECONDS)]
 
-    def _used(self, writes: tuple[Write, ...]) -> int:
-        """Bytes of blocks that waited for an update and now belong to one."""
-        return sum(self._disk.size(BLOCKS, write.key) or 0 for write in writes if write.table == UPLOADS)
+    def _count(self, writes: tuple[Write, ...]) -> None:
+        """Keep account of blocks that wait for an update: those that come, and those that an update now owns."""
+        for write in writes:
+            if write.table == BLOCKS and write.value is not None:
+                self._uploaded_bytes += len(write.value) + UPLOAD_COST_BYTES
+            elif write.table == UPLOADS and write.value is None:
+                self._uploaded_bytes -= self._cost_bytes(write.key)
+
+    def _cost_bytes(self, guid: bytes) -> int:
+        return (self._disk.size(BLOCKS, guid) or 0) + UPLOAD_COST_BYTES
 
     # --- how it is -------------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from bft.effects import (
 from bft.key_share import decode as decode_share
 from bft.log import LOG, META, STATE
 from bft.membership import Membership
-from bft.messages import Message
+from bft.messages import Bodies, Message, PrePrepare
 from bft.replica import Replica
 from bft.signatures import Ed25519Signer, Ed25519Verifier
 from bft.threshold import Frost
@@ -47,11 +47,14 @@ from pond.node.phases import Phases
 from pond.node.ring import RingServer, ToClient
 from pond.node.service import TABLES as SERVICE_TABLES
 from pond.node.service import Service
-from pond.protocol import MAX_MESSAGE_BYTES, Question, Reply, ServerStatus
+from pond.protocol import MAX_MESSAGE_BYTES, Blocks, History, Question, Reply, ServerStatus
 from pond.storage import Storage
 from pond.transport import ClientPort, PeerPort, Remote
 
 TABLES = (LOG, META, STATE, *SERVICE_TABLES)
+
+OUTBOX_BYTES = 16 * 1024 * 1024
+"""Blocks and history that wait to be sent at the end of a burst, at most: above it the burst ends early."""
 
 STORE = "store"
 STARTED = "started"
@@ -78,8 +81,8 @@ def _open_storage(directory: Path) -> Storage:
     marker = directory / STARTED
     if marker.exists() and not (directory / STORE / "data.mdb").exists():
         raise StorageDamaged(
-            f"{directory / STORE} is empty, and this server has run before: it lost its votes; restore the directory from a"
-            " copy made while it was stopped"
+            f"{directory / STORE} is empty, and this server has run before: it lost its votes; restore the directory"
+            " from a copy made while it was stopped"
         )
     storage = Storage(directory / STORE, TABLES)
     if not marker.exists():
@@ -120,6 +123,7 @@ class Server:
         self._metrics.follow(replica)
         self._phases = Phases()
         self._outbox: list[Send | Broadcast | ToClient | Mark] = []
+        self._outbox_bytes = 0
         self._must_sync = False
         self._lazy_sync: asyncio.TimerHandle | None = None
         self._finishing = False
@@ -200,7 +204,9 @@ class Server:
         except Exception as error:
             self._fail(error)
             return
-        if not self._finishing:
+        if self._outbox_bytes > OUTBOX_BYTES:
+            self._finish()
+        elif not self._finishing:
             self._finishing = True
             self._loop.call_soon(self._finish)
 
@@ -215,6 +221,7 @@ class Server:
             match effect:
                 case Send() | Broadcast() | ToClient() | Mark():
                     self._outbox.append(effect)
+                    self._outbox_bytes += _size_bytes(effect)
                 case Persist(writes):
                     self._storage.write(writes)
                     self._must_sync = True
@@ -282,6 +289,7 @@ class Server:
                     if phase is not None:
                         self._metrics.phase_seconds.labels(phase.name).observe(phase.seconds)
         self._outbox.clear()
+        self._outbox_bytes = 0
 
     def _sent(self, message: object) -> None:
         self._metrics.messages.labels(type(message).__name__, "out").inc()
@@ -291,3 +299,17 @@ class Server:
         if not isinstance(reply, ServerStatus):
             return reply
         return msgspec.structs.replace(reply, disk_bytes=self._storage.disk_bytes(), phases=self._phases.means())
+
+
+def _size_bytes(effect: Send | Broadcast | ToClient | Mark) -> int:
+    """About how much an effect will send, of those that may be large."""
+    match effect:
+        case ToClient(_, Blocks(_, blocks)):
+            return sum(len(block) for block in blocks if block is not None)
+        case ToClient(_, History(_, _, _, outcomes)):
+            return sum(len(outcome) + len(root or b"") for outcome, root in outcomes)
+        case Send(_, Bodies(_, bodies)):
+            return sum(map(len, bodies))
+        case Send(_, PrePrepare(_, _, _, _, requests)):
+            return sum(len(request.statement) for request in requests)
+    return 0

@@ -13,7 +13,7 @@ from pond.model.update import Update, UpdateError, decode, named_blocks
 from pond.model.version import Status
 
 UPLOADS = "uploads"
-"""Table of this server's own: blocks that clients sent ahead and no update has used yet."""
+"""Table of this server's own: blocks that no update has used yet, and since when they wait (microseconds, 8 bytes)."""
 
 TABLES = (BLOCKS, NODES, VERSIONS, NUMBERS, OUTCOMES, RANGES, UPLOADS)
 
@@ -48,16 +48,20 @@ class Service:
         """Where blocks are."""
         return BLOCKS
 
+    def hold(self, name: Digest, body: bytes, time: AgreedTime) -> tuple[Write, ...]:
+        """A block that came with an update is an upload like any other until an update that names it has committed."""
+        return (Write(BLOCKS, name, body), Write(UPLOADS, name, time.to_bytes(8, "big")))
+
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
     ) -> Result:
         """Run an update; its result is an encoded Outcome."""
         update = self._decode(operation)
         ran = execution.execute(update, principal, request, time, view)
-        writes = ran.writes
-        if ran.outcome.status is Status.COMMITTED:
-            uploads = [name for name in named_blocks(update) if view.size(UPLOADS, name) is not None]
-            writes = (*writes, *(Write(UPLOADS, name, None) for name in uploads))
+        uploads = [name for name in named_blocks(update) if view.size(UPLOADS, name) is not None]
+        # Blocks of an update that did not commit wait anew: servers that are behind must still find them.
+        mark = None if ran.outcome.status is Status.COMMITTED else time.to_bytes(8, "big")
+        writes = (*ran.writes, *(Write(UPLOADS, name, mark) for name in uploads))
         return Result(ran.outcome.encode(), ran.state, writes)
 
     def _decode(self, operation: bytes) -> Update:

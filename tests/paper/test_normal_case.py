@@ -8,7 +8,7 @@ import pytest
 from bft.checkpoints import INTERVAL, checkpoint_digest
 from bft.effects import Broadcast, Effect, Persist, Received, Rejected, Send
 from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare, SignatureShare
-from bft.ordering import WINDOW
+from bft.ordering import WINDOW, batch_digest, proposal_statement
 from bft.types import Epoch, ReplicaId, Sequence, View
 from tests.unit.bft.ring import Client, Ring
 
@@ -60,10 +60,13 @@ def test_a_pre_prepare_with_a_wrong_signature_is_refused() -> None:
 
 
 def test_a_pre_prepare_with_a_request_that_its_client_did_not_sign_is_refused() -> None:
+    """4.2: the primary may well sign a proposal of a request that nobody made."""
     ring = Ring()
     genuine = proposal(ring)
     request = msgspec.structs.replace(genuine.requests[0], signature=bytes(64))
-    forged = msgspec.structs.replace(genuine, requests=[request])
+    digest = batch_digest(genuine.time, [(hashlib.sha256(request.statement).digest(), request.signature)])
+    signed = proposal_statement(ring.membership, View(0), Sequence(1), digest, genuine.plan)
+    forged = msgspec.structs.replace(genuine, requests=[request], signature=ring._signers[0].sign(signed))
     assert reasons(receive(ring, 1, 0, forged)) == ["proposal: request is not signed by its principal"]
 
 

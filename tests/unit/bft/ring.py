@@ -100,6 +100,9 @@ class Register:
     def body_table(self) -> str:
         return "bodies"
 
+    def hold(self, name: bytes, body: bytes, time: int) -> tuple[Write, ...]:
+        return (Write("bodies", name, body),)
+
     def execute(self, operation: bytes, principal: bytes, request: bytes, time: int, view: ServiceView) -> Result:
         value = (view.state(self.KEY) or b"") + operation
         return Result(hashlib.sha256(value).digest(), {self.KEY: value}, ())

@@ -43,13 +43,15 @@ class World:
 
     def submit(self, statement: RequestStatement, time: int) -> Status | bytes:
         view = StateView(self.tree.get)
-        self.sessions.sweep(view, AgreedTime(time))
+        self.sessions.sweep(view, AgreedTime(time), 0)
         verdict = self.sessions.judge(view, statement, digest(statement), AgreedTime(time))
         if verdict is Status.EXECUTED:
             self.ran += 1
             answer = Answer(digest(statement), Status.EXECUTED, b"%d" % self.ran).encode()
             self.sessions.keep(view, statement, answer)
             verdict = answer
+        elif verdict is Status.NUMBER_TAKEN:
+            self.sessions.outlast(view, statement)
         self.tree = self.tree.update(view.changes)
         return verdict
 

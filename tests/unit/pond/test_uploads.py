@@ -9,7 +9,7 @@ from bft.messages import Commit
 from bft.types import AgreedTime
 from pond.model.block import bguid
 from pond.model.tables import BLOCKS
-from pond.node.ring import SWEEP, UPLOAD_SECONDS, RingServer, ToClient
+from pond.node.ring import SWEEP, UPLOAD_COST_BYTES, UPLOAD_SECONDS, RingServer, ToClient
 from pond.node.service import UPLOADS
 from pond.protocol import BlocksHeld, Overloaded, PutBlocks, Refused
 from tests.unit.client.harness import Cluster, VirtualLoop
@@ -65,7 +65,7 @@ def test_a_block_that_is_sent_again_starts_its_time_anew() -> None:
         put(cluster, block)
         sweep(cluster, UPLOAD_SECONDS / 2 + 10)
         assert held(cluster, block)
-        assert cluster.servers[0]._uploaded_bytes == len(block), "counted once"
+        assert cluster.servers[0]._uploaded_bytes == len(block) + UPLOAD_COST_BYTES, "counted once"
 
     run(test)
 
@@ -110,7 +110,7 @@ def test_a_block_that_an_update_on_its_way_names_is_not_let_go() -> None:
 
 def test_above_the_limit_the_answer_is_overload() -> None:
     async def test(cluster: Cluster) -> None:
-        server = RingServer(cluster.servers[0].replica, upload_limit_bytes=1000)
+        server = RingServer(cluster.servers[0].replica, upload_limit_bytes=1000 + 2 * UPLOAD_COST_BYTES)
         cluster.servers[0] = server
         assert put(cluster, b"a" * 900) == BlocksHeld(7)
         assert isinstance(put(cluster, b"b" * 200), Overloaded)
@@ -132,6 +132,6 @@ def test_what_was_uploaded_counts_again_after_a_restart() -> None:
         put(cluster, b"a" * 900)
         again = RingServer(cluster.servers[0].replica)
         again.started(cluster.now, b"start %10d" % 99)
-        assert again._uploaded_bytes == 900
+        assert again._uploaded_bytes == 900 + UPLOAD_COST_BYTES
 
     run(test)
