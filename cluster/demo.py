@@ -236,9 +236,10 @@ class _Demo:
 
         from cluster import launch
 
-        if self.cluster.exists():
-            launch.down(self.cluster, delete=True)
-        shutil.rmtree(self.home, ignore_errors=True)
+        with launch.signals_wait():
+            if self.cluster.exists():
+                launch.down(self.cluster, delete=True)
+            shutil.rmtree(self.home, ignore_errors=True)
 
 
 def _show_lines(lines: Sequence[str]) -> None:

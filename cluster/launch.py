@@ -173,7 +173,7 @@ def _start(servers: Sequence[ServerPlace], enough: probe.Enough) -> None:
     started: list[ServerPlace] = []
     try:
         for server in servers:
-            with _signals_wait():
+            with signals_wait():
                 processes.start(server)
                 started.append(server)
         answers = probe.statuses(
@@ -188,7 +188,7 @@ def _start(servers: Sequence[ServerPlace], enough: probe.Enough) -> None:
                     tail(server.log),
                 )
     except BaseException:
-        with _signals_wait():
+        with signals_wait():
             _kill(started)
         raise
 
@@ -213,7 +213,7 @@ def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
+def signals_wait() -> Iterator[None]:
     """SIGINT and SIGTERM take effect at the end, so that no server is started that nobody knows of."""
     if threading.current_thread() is not threading.main_thread():
         yield

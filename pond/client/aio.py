@@ -1,5 +1,6 @@
 """The asynchronous face: `async with pond.aio.connect() as store`. Every name and rule is that of `pond.connect`."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from pond.client.objects import (
 )
 from pond.client.target import Version
 from pond.config import ClusterFile
-from pond.errors import ClusterDamaged
+from pond.errors import ClusterDamaged, Unavailable
 from pond.keys import Kind, read_key
 from pond.protocol import MAX_MESSAGE_BYTES
 from pond.transport import Remote, ServerLinks
@@ -45,6 +46,10 @@ __all__ = [
 ]
 
 
+LISTEN_SECONDS = 1.0
+"""How long to wait for a refusal; who runs on this machine refuses at once."""
+
+
 class Connection:
     """What a store is opened from; to be entered with `async with`, or awaited and closed by hand."""
 
@@ -61,7 +66,10 @@ class Connection:
         self._store: Store | None = None
 
     async def open(self) -> Store:
-        """A store, with links under way."""
+        """A store, with links under way. Raises Unavailable when no server runs at all."""
+        addresses = [remote.address.removeprefix("tcp://") for remote in self._remotes.values()]
+        if not any(await asyncio.gather(*map(_may_listen, addresses))):
+            raise Unavailable("no server of the cluster runs: start it with `pond cluster up`")
 
         def make_links(received: Callable[[Burst], None]) -> ServerLinks:
             return ServerLinks(self._remotes, received, MAX_MESSAGE_BYTES)
@@ -103,6 +111,20 @@ def membership(settings: ClusterFile) -> Membership:
 
 def _path(key: "str | os.PathLike[str] | None", file: Path) -> Path:
     return Path(key) if key is not None else file.parent / OWNER_KEY
+
+
+async def _may_listen(address: str) -> bool:
+    """Whether anything is at host:port; only a refusal says no."""
+    host, port = address.rsplit(":", 1)
+    try:
+        async with asyncio.timeout(LISTEN_SECONDS):
+            _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError:
+        return False
+    except (OSError, TimeoutError):
+        return True
+    writer.close()
+    return True
 
 
 def _wall_clock() -> int:

@@ -6,6 +6,7 @@ the store.
 """
 
 import asyncio
+import contextlib
 import io
 import os
 import queue
@@ -355,7 +356,8 @@ class Object:
             while (piece := self._runner.run(following())) is not None:
                 yield piece
         finally:
-            self._runner.run(pieces.aclose())
+            with contextlib.suppress(RuntimeError):  # interrupted: its task is being cancelled, and closes it
+                self._runner.run(pieces.aclose())
 
     def open(
         self,

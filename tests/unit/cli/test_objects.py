@@ -97,7 +97,7 @@ class FakeStore:
         self.created.append((name, block_size))
         return self.objects.setdefault(name, FakeObject(name))
 
-    def open(self, name):
+    def open(self, name, consistency="latest"):
         if name not in self.objects:
             raise NotFound(f"no object {name}")
         return self.objects[name]
