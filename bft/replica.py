@@ -77,6 +77,9 @@ TICK_SECONDS = 0.1
 STATUS_TICKS = 10
 """A replica that is not stuck says where it is this often, in ticks."""
 
+STATUS_GAP_SECONDS = 0.005
+"""A replica's STATUS is answered this often at most: answers are large and read from the log."""
+
 RESEND = 32
 """Numbers sent again in answer to one STATUS; who lacks more asks again when it has them."""
 
@@ -117,6 +120,7 @@ class Replica:
         self._executed_at_tick = Sequence(0)
         self._asked_from = Sequence(0)
         self._heard: dict[ReplicaId, Sequence] = {}
+        self._answered: dict[ReplicaId, AgreedTime] = {}
 
     @property
     def is_primary(self) -> bool:
@@ -202,7 +206,7 @@ class Replica:
             case Certified():
                 return self._on_certified(sender, message)
             case Status():
-                return self._on_status(sender, message)
+                return self._on_status(sender, message, now)
             case FetchBodies():
                 return self.ordering.on_fetch_bodies(sender, message)
             case Bodies():
@@ -402,9 +406,12 @@ class Replica:
             self.signing.commitments_of(to),
         )
 
-    def _on_status(self, sender: ReplicaId, message: Status) -> list[Effect]:
+    def _on_status(self, sender: ReplicaId, message: Status, now: AgreedTime) -> list[Effect]:
         """Send again what the sender lacks: our part in the numbers after those it executed, and our nonces."""
         self._heard[sender] = message.executed
+        if abs(now - self._answered.get(sender, 0)) < STATUS_GAP_SECONDS * 1_000_000:
+            return []
+        self._answered[sender] = now
         effects: list[Effect] = []
         newest = max(self.ordering.slots, default=self.ordering.stable)
         last = Sequence(min(newest, message.executed + RESEND, message.stable + WINDOW))
