@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from bft import checkpoints, execution, ordering, replica, signing
+from bft import execution, requests
+from bft.tuning import DEFAULT, Tuning
 from pond.client import ring as client
 
 IMPATIENT_MARGIN_SECONDS = 2.0
@@ -18,11 +19,7 @@ IMPATIENT_MARGIN_SECONDS = 2.0
 class Limits(NamedTuple):
     """Constants that a run may change, and bounds that it watches."""
 
-    interval: int
-    window: int
-    retained: int
-    pipeline: int
-    pool: int
+    tuning: Tuning
     margin_seconds: float
     """How much longer than its client waits an update may run."""
     queue: int
@@ -32,36 +29,25 @@ class Limits(NamedTuple):
     @classmethod
     def drawn(cls, choices: random.Random, clock_error_seconds: float, impatient: bool) -> "Limits":
         """As in production in a third of the runs, else small. Updates of impatient clients expire within the run."""
-        interval, window, retained = checkpoints.INTERVAL, ordering.WINDOW, checkpoints.RETAINED
-        pipeline, pool = replica.PIPELINE, signing.POOL
+        tuning = DEFAULT
         if choices.random() < 0.67:
             interval = choices.choice((2, 4, 8, 16))
-            window = interval * choices.choice((2, 3, 4))
-            retained = 512
-            pool = choices.choice((4, 16, 64))
-            pipeline = choices.choice((1, 2, 4, 8))
+            tuning = Tuning(
+                interval=interval,
+                window=interval * choices.choice((2, 3, 4)),
+                retained=512,
+                pool=choices.choice((4, 16, 64)),
+                pipeline=choices.choice((1, 2, 4, 8)),
+            )
         margin = IMPATIENT_MARGIN_SECONDS if impatient else client.MARGIN_SECONDS
-        bounds = replica.QUEUE, execution.KEPT_STATES
-        return cls(interval, window, retained, pipeline, pool, margin, *bounds, clock_error_seconds)
+        return cls(tuning, margin, requests.QUEUE, execution.KEPT_STATES, clock_error_seconds)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within this, `bft` works with these constants."""
-        changed = [
-            (checkpoints, "INTERVAL", self.interval),
-            (checkpoints, "WINDOW", self.window),
-            (ordering, "WINDOW", self.window),
-            (replica, "WINDOW", self.window),
-            (checkpoints, "RETAINED", self.retained),
-            (replica, "PIPELINE", self.pipeline),
-            (signing, "POOL", self.pool),
-            (client, "MARGIN_SECONDS", self.margin_seconds),
-        ]
-        before = [(module, name, getattr(module, name)) for module, name, _ in changed]
-        for module, name, value in changed:
-            setattr(module, name, value)
+        """Within this, clients work with these constants."""
+        before = client.MARGIN_SECONDS
+        client.MARGIN_SECONDS = self.margin_seconds
         try:
             yield
         finally:
-            for module, name, value in before:
-                setattr(module, name, value)
+            client.MARGIN_SECONDS = before

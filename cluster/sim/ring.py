@@ -220,6 +220,7 @@ class Scenario:
             self._schemes[identity](),
             self.watch.service(self._service or Service()),
             server.disk,
+            self.limits.tuning,
         )
         if self.weather.careless_primary and identity == 0:
             replica.replies.knows = lambda request: False  # type: ignore[method-assign]
@@ -279,7 +280,7 @@ class Scenario:
         self._healed = False
         weather = self.weather
         if weather.crash_every_seconds:
-            self._later(weather.crash_every_seconds, self._crash_some_backup)
+            self._later(weather.crash_every_seconds, self._crash_some_server)
         if weather.power_fails:
             self._later(0.2, self._fail_power)
         if weather.cut_every_seconds:
@@ -290,12 +291,12 @@ class Scenario:
     def _later(self, mean_seconds: float, callback: Callable[[], object]) -> None:
         self.kernel.after(self._choices.expovariate(1.0) * mean_seconds, callback)
 
-    def _crash_some_backup(self) -> None:
+    def _crash_some_server(self) -> None:
         if self._healed or self.crashes == self.weather.most_crashes:
             return
-        self._later(self.weather.crash_every_seconds, self._crash_some_backup)
+        self._later(self.weather.crash_every_seconds, self._crash_some_server)
         choices = self._choices
-        server = self.servers[choices.randrange(1, len(self.servers))]
+        server = self.servers[choices.randrange(len(self.servers))]
         down = sum(not other.up or other.dying for other in self.servers)
         if not server.up or server.dying or down >= self.membership.faults:
             return

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 from bft.answer import Status as AnswerStatus
 from bft.answer import decode as decode_answer
+from bft.batches import batch_digest
 from bft.certificate import CertificateError, Claim
 from bft.effects import Broadcast, Effect, NewCertificate, Send
-from bft.execution import Execution
+from bft.execution import Batch, Execution
 from bft.membership import Membership
 from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
-from bft.ordering import Batch, batch_digest
 from bft.service import Result, ServiceView, StateMachine
 from bft.signatures import Verifier
 from bft.statement import Digest, digest
-from bft.types import AgreedTime, Sequence
+from bft.types import AgreedTime, Sequence, View
 from cluster.sim.limits import Limits
 from cluster.sim.server import Effects, Server
 from pond.model.tables import BLOCKS
@@ -54,8 +54,8 @@ class _Memory:
     """What one server has promised, which its crashes must not undo."""
 
     def __init__(self) -> None:
-        self.voted: dict[Sequence, Digest] = {}
-        self.committed: dict[Sequence, Digest] = {}
+        self.voted: dict[tuple[View, Sequence], Digest] = {}
+        self.committed: dict[tuple[View, Sequence], Digest] = {}
         self.checkpoints: dict[Sequence, Digest] = {}
         self.held: set[bytes] = set()
         self.asked_to_hold: dict[tuple[int, int], list[bytes]] = {}
@@ -79,7 +79,7 @@ class Watch:
         self._limits = limits
         self._quorum = 2 * ((membership.size - 1) // 3) + 1  # not as the membership has it
         self._right_time = right_time
-        self._votes: dict[Sequence, _Votes] = {}
+        self._votes: dict[tuple[View, Sequence], _Votes] = {}
         self._memory = {identity: _Memory() for identity in range(membership.size)}
         self._answers: dict[Digest, bytes] = {}
         self._running: list[tuple[Digest, bytes]] = []
@@ -123,14 +123,14 @@ class Watch:
             self._ran(sequence, name, operation, answers[name])
 
     def _check_quorum(self, server: Server, batch: Batch) -> None:
-        """Committed means: 2f+1 replicas hold the batch as prepared, this one among them."""
-        votes = self._votes.get(batch.sequence)
-        others = {
-            voter
-            for voter, voted in (votes.commits.items() if votes is not None else ())
-            if voted == batch.digest and voter != server.identity
-        }
-        if len(others) + 1 < self._quorum:
+        """Committed means: 2f+1 replicas held the batch as prepared, in one view."""
+        most: set[int] = set()
+        for (_, sequence), votes in self._votes.items():
+            if sequence == batch.sequence:
+                voters = {voter for voter, voted in votes.commits.items() if voted == batch.digest}
+                most = max(most, voters | {server.identity}, key=len)
+        others = most
+        if len(most) < self._quorum:
             raise Violation(
                 f"rule 1: server {server.identity} ran batch {batch.sequence}, which only {sorted(others)} and itself "
                 "have committed"
@@ -167,16 +167,16 @@ class Watch:
         stable = replica.ordering.stable
         memory.certified = Sequence(0)
         memory.asked_to_hold.clear()
-        for book in (memory.voted, memory.committed, memory.checkpoints):
-            for sequence in [sequence for sequence in book if sequence <= stable]:
-                del book[sequence]
-        for sequence, voted in memory.voted.items():
-            slot = replica.ordering.slots.get(sequence)
-            if slot is None or not slot.voted or slot.digest != voted:
+        for book in (memory.voted, memory.committed):
+            for place in [place for place in book if place[1] <= stable]:
+                del book[place]
+        for (view, sequence), voted in memory.voted.items():
+            kept = [vote for vote in replica.ordering.accepted.get(sequence, []) if vote.digest == voted]
+            if not kept or kept[0].view < view:
                 raise Violation(f"rule 2: server {server.identity} restarted and forgot its vote for batch {sequence}")
-        for sequence, committed in memory.committed.items():
-            slot = replica.ordering.slots.get(sequence)
-            if slot is None or not slot.committing or slot.digest != committed:
+        for (view, sequence), committed in memory.committed.items():
+            entry = replica.ordering.prepared.get(sequence)
+            if entry is None or entry.view < view or (entry.view == view and entry.digest != committed):
                 raise Violation(f"rule 2: server {server.identity} restarted and forgot its COMMIT of batch {sequence}")
         for guid in memory.held:
             if server.disk.size(BLOCKS, guid) is None:
@@ -242,25 +242,26 @@ class Watch:
         identity = server.identity
         memory = self._memory[identity]
         match message:
-            case Commit(sequence=sequence, digest=voted):
-                votes = self._votes_on(sequence)
+            case Commit(view=view, sequence=sequence, digest=voted):
+                votes = self._votes_on(view, sequence)
                 self._once(votes.commits, server, sequence, voted, "committed")
-                if memory.committed.setdefault(sequence, voted) == voted and sequence not in memory.voted:
-                    memory.voted[sequence] = voted
+                memory.committed.setdefault((view, sequence), voted)
+                memory.voted.setdefault((view, sequence), voted)
                 backers = {voter for voter, other in votes.prepares.items() if other == voted}
                 backers |= {voter for voter, other in votes.proposal.items() if other == voted}
+                backers.add(self._membership.primary(view))
                 if len(backers | {identity}) < self._quorum:
                     raise Violation(
                         f"rule 1: server {identity} commits batch {sequence}, which only {sorted(backers)} prepared"
                     )
-            case Prepare(sequence=sequence, digest=voted):
-                self._once(self._votes_on(sequence).prepares, server, sequence, voted, "prepared")
-                memory.voted[sequence] = voted
+            case Prepare(view=view, sequence=sequence, digest=voted):
+                self._once(self._votes_on(view, sequence).prepares, server, sequence, voted, "prepared")
+                memory.voted[view, sequence] = voted
             case PrePrepare(view=view, sequence=sequence) if identity == self._membership.primary(view):
-                votes = self._votes_on(sequence)
+                votes = self._votes_on(view, sequence)
                 voted = _digest_of(message)
                 self._once(votes.proposal, server, sequence, voted, "proposed")
-                memory.voted[sequence] = voted
+                memory.voted[view, sequence] = voted
             case Checkpoint(sequence=sequence, digest=voted):
                 if memory.checkpoints.setdefault(sequence, voted) != voted:
                     raise Violation(f"server {identity} signed two checkpoints at {sequence}")
@@ -269,10 +270,10 @@ class Watch:
         if book.setdefault(server.identity, voted) != voted:
             raise Violation(f"rule 1: server {server.identity} {verb} two batches at {sequence}")
 
-    def _votes_on(self, sequence: Sequence) -> _Votes:
-        votes = self._votes.get(sequence)
+    def _votes_on(self, view: View, sequence: Sequence) -> _Votes:
+        votes = self._votes.get((view, sequence))
         if votes is None:
-            votes = self._votes[sequence] = _Votes()
+            votes = self._votes[view, sequence] = _Votes()
         return votes
 
     # --- bounds ----------------------------------------------------------------------------------------------------
@@ -283,10 +284,10 @@ class Watch:
         limits = self._limits
         ordering = replica.ordering
         slots = ordering.slots
-        if len(slots) > limits.window or (slots and max(slots) > ordering.stable + limits.window):
+        if len(slots) > limits.tuning.window or (slots and max(slots) > ordering.stable + limits.tuning.window):
             raise Violation(
                 f"rule 9: server {server.identity} keeps {len(slots)} numbers up to {max(slots)}, though the last"
-                f" checkpoint is {ordering.stable} and the window {limits.window}"
+                f" checkpoint is {ordering.stable} and the window {limits.tuning.window}"
             )
         if replica.queued > limits.queue:
             raise Violation(f"rule 9: {replica.queued} requests wait at server {server.identity}")
