@@ -38,11 +38,16 @@ from bft.messages import (
     Checkpoint,
     Commit,
     FetchBodies,
+    FetchParts,
+    FetchState,
     Nonces,
+    Parts,
     Prepare,
     PrePrepare,
     RequestError,
     SignatureShare,
+    StateChunk,
+    StateGone,
     Status,
 )
 from bft.ordering import WINDOW, Ordering
@@ -211,6 +216,8 @@ class Replica:
                 return self.ordering.on_fetch_bodies(sender, message)
             case Bodies():
                 return self.ordering.on_bodies(message)
+            case FetchState() | StateChunk() | StateGone() | FetchParts() | Parts():
+                return [Rejected(sender, "state transfer is not in use")]
 
     def _on_ordering(self, sender: ReplicaId, message: PrePrepare | Prepare | Commit, now: AgreedTime) -> list[Effect]:
         if message.sequence <= self.execution.executed and message.sequence <= self.ordering.stable:
