@@ -75,5 +75,17 @@ class StorageDamaged(StorageError):
     """The directory's contents are not what this program wrote, or of a format that it does not know."""
 
 
+class StorageRotten(StorageError):
+    """One value is not what was written there; all others are as they were."""
+
+    def __init__(self, table: str, key: bytes) -> None:
+        super().__init__(
+            f"the value under {key.hex()} in table {table} does not match its checksum: the disk damages what it holds,"
+            " look to its health"
+        )
+        self.table = table
+        self.key = key
+
+
 class StorageBusy(StorageError):
     """Another process has the directory open."""

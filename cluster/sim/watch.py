@@ -304,6 +304,8 @@ class _WatchedService:
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
         self.hold = inner.hold
+        self.parts = inner.parts
+        self.read = inner.read
 
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
