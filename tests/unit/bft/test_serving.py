@@ -1,7 +1,5 @@
 """What a replica gives to those who fetch, at what rate and for how long; and whom they ask next."""
 
-
-
 from bft.effects import Overlay, Send
 from bft.messages import MAX_SPAN, FetchParts, FetchState, Message, Parts, Span, StateChunk, StateGone
 from bft.peers import ANSWER_TICKS, LONGEST_PAUSE_TICKS, MAX_ASKED, PAUSE_TICKS, WRONG_TICKS, Peers
