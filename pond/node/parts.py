@@ -260,3 +260,25 @@ class _Block:
         if bguid(value) != self.span.key:
             raise PartError("another block")
         return Accepted((), (Write(BLOCKS, self.span.key, value), Write(UPLOADS, self.span.key, None)))
+
+
+def part_named(table: str, key: bytes) -> Part | None:
+    """The part under a name that proves it by itself; None for tables whose names do not."""
+    return _Named(table, key) if table in (BLOCKS, NODES, VERSIONS) else None
+
+
+class _Named:
+    """An entry that is looked for without what names it; what is below it is not asked about."""
+
+    def __init__(self, table: str, key: bytes) -> None:
+        self.span = Span(table, key)
+        self.size_bytes = NODE_BYTES
+
+    def held(self, disk: Reader) -> tuple[Write, ...] | None:
+        return None if read(self.span, disk) is None else ()
+
+    def accept(self, values: Sequence[bytes]) -> Accepted:
+        (value,) = values
+        if (bguid(value) if self.span.table == BLOCKS else digest(value)) != self.span.key:
+            raise PartError("an entry of another name")
+        return Accepted((), (Write(self.span.table, self.span.key, value),))
