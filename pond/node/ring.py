@@ -35,6 +35,7 @@ from pond.protocol import (
     Answered,
     Blocks,
     BlocksHeld,
+    Condition,
     GetBlocks,
     GetStatus,
     Overloaded,
@@ -63,6 +64,8 @@ UPLOAD_COST_BYTES = 256
 UPLOAD_SECONDS = 7200
 """How long a block waits for an update to commit with it. Longer than the log keeps an idle ring's batches, so that a
 server that catches up from the log still finds the blocks of updates that came to nothing."""
+
+DIVERGED = "this server's state differs from the ring's: it does not answer until it is repaired"
 
 SWEEP_SECONDS = 60.0
 SWEEP = Timer("uploads", View(0))
@@ -168,8 +171,7 @@ class RingServer:
 
     def _read(self, read: _WaitingRead) -> list[Effect | ToClient]:
         if self.replica.checkpoints.diverged_at is not None:
-            reason = "this server's state differs from the ring's: it does not answer until it is repaired"
-            return [ToClient(read.client, Refused(read.question.ask, reason))]
+            return [ToClient(read.client, Refused(read.question.ask, DIVERGED))]
         certified = self.replica.execution.certified
         if certified is not None and certified.sequence >= read.needed:
             return [ToClient(read.client, self._reads.answer(read.question, certified))]
@@ -237,8 +239,10 @@ class RingServer:
     # --- how it is -------------------------------------------------------------------------------------------------
 
     def _status(self, ask: int) -> ServerStatus:
+        """All but what only the process knows: its disk and the time that things take."""
         replica = self.replica
         certified = replica.execution.certified
+        diverged = replica.checkpoints.diverged_at is not None
         return ServerStatus(
             ask,
             replica.identity,
@@ -253,4 +257,8 @@ class RingServer:
             replica.queued,
             0,
             {},
+            Condition.DIVERGED if diverged else Condition.SERVING,
+            DIVERGED if diverged else "",
+            0,
+            True,
         )

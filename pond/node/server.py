@@ -75,7 +75,7 @@ def wall_clock() -> AgreedTime:
     return AgreedTime(time_ns() // 1000)
 
 
-def _open_storage(directory: Path) -> Storage:
+def _open_storage(directory: Path, quota_bytes: int | None) -> Storage:
     """The server's storage. One that was there at an earlier start must be there again: a server that begins anew has
     forgotten its votes, and could vote differently (design.md, rule 1)."""
     marker = directory / STARTED
@@ -84,7 +84,7 @@ def _open_storage(directory: Path) -> Storage:
             f"{directory / STORE} is empty, and this server has run before: it lost its votes; restore the directory"
             " from a copy made while it was stopped"
         )
-    storage = Storage(directory / STORE, TABLES)
+    storage = Storage(directory / STORE, TABLES, quota_bytes)
     if not marker.exists():
         keys.write_durably(marker, b"", replace=True)
     return storage
@@ -113,7 +113,7 @@ class Server:
         self._seed = seed
         self._member = cluster.members[settings.id]
         self._members = {member.id: Remote(bytes(member.public_key), member.peer_address) for member in cluster.members}
-        self._storage = _open_storage(directory)
+        self._storage = _open_storage(directory, settings.quota_bytes)
         scheme = Frost(share, public)
         replica = Replica(
             ReplicaId(settings.id), membership, signer, Ed25519Verifier(), scheme, Service(), self._storage
@@ -298,7 +298,12 @@ class Server:
         """A status, with what only the process knows: disk use and times."""
         if not isinstance(reply, ServerStatus):
             return reply
-        return msgspec.structs.replace(reply, disk_bytes=self._storage.disk_bytes(), phases=self._phases.means())
+        return msgspec.structs.replace(
+            reply,
+            disk_bytes=self._storage.disk_bytes(),
+            phases=self._phases.means(),
+            free_bytes=self._storage.free_bytes(),
+        )
 
 
 def _size_bytes(effect: Send | Broadcast | ToClient | Mark) -> int:
