@@ -23,14 +23,14 @@ def opened(directory: Path, quota_bytes: int | None = None) -> "closing[Storage]
 
 def stored(directory: Path, table: str, key: bytes) -> bytes:
     """What lies in the file, the checksum included."""
-    with lmdb.open(str(directory), max_dbs=5) as environment, environment.begin() as transaction:
+    with lmdb.open(str(directory), max_dbs=20) as environment, environment.begin() as transaction:
         value = transaction.get(key, db=environment.open_db(table.encode(), transaction))
         assert value is not None
         return value
 
 
 def overwrite(directory: Path, table: str, key: bytes, value: bytes) -> None:
-    with lmdb.open(str(directory), max_dbs=5) as environment:
+    with lmdb.open(str(directory), max_dbs=20) as environment:
         handle = environment.open_db(table.encode())
         with environment.begin(write=True) as transaction:
             transaction.put(key, value, db=handle)
