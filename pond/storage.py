@@ -16,6 +16,9 @@ import errno
 import fcntl
 import mmap
 import os
+import struct
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from zlib import crc32
@@ -41,10 +44,21 @@ LEAST_MAP_BYTES = 1 << 30
 FULL_BYTES = 1 << 20
 """Where less is free and a write fails, it failed for want of room."""
 
+VERIFIED_HERE_BYTES = 64 * 1024 * 1024
+"""A file up to this size is looked at in this process, which takes 0.4 s at most; a larger one by a child that can be
+stopped."""
+
 MAX_KEY_BYTES = 511
 
 _CHECKSUM_BYTES = 4
 _META_PAGES = 2
+_COMMIT = struct.Struct("=144xQ")
+"""The number of the commit in a meta page."""
+_VERIFY = """
+import sys, lmdb.verify
+for problem in lmdb.verify.verify(sys.argv[1])[:1]:
+    print(problem)
+"""
 _OWN_TABLE = b"pond.storage"
 _FORMAT_KEY = b"format"
 _TRIAL_KEY = b"trial"
@@ -59,8 +73,13 @@ class Storage:
     Values may be of any length up to 4 GiB; keys have 1 to 511 bytes. For use by one thread.
     """
 
-    def __init__(self, directory: Path, tables: Sequence[str], quota_bytes: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, tables: Sequence[str], quota_bytes: int | None = None, verify_seconds: float = 0
+    ) -> None:
         """Open the directory, or make it. Its data take at most `quota_bytes`, or what the disk has.
+
+        LMDB follows a damaged page wherever it leads, and may end the process. So for up to `verify_seconds` the file's
+        whole structure is looked at first; `verified` says whether that came to its end.
 
         Raises StorageBusy, StorageUnusable, StorageDamaged, StorageFull or StorageError.
         """
@@ -73,6 +92,7 @@ class Storage:
         self._lock = _lock(directory)
         try:
             self._refuse_empty_file()
+            self.verified = verify_seconds > 0 and self._verify(verify_seconds)
             self._environment, self._map_bytes = _open(directory, len(tables) + 1, quota_bytes)
             try:
                 self._check_length()
@@ -133,6 +153,22 @@ class Storage:
             return None if self.get(table, key) is None else True
         except StorageRotten:
             return False
+
+    def check_whole(self, table: str) -> None:
+        """Read all of a table. Raises StorageRotten for a value, StorageDamaged when an entry is not to be found."""
+        transaction = self._begun()
+        database = self._tables[table]
+        count = 0
+        try:
+            with transaction.cursor(db=database) as cursor:
+                for key, stored in cursor:
+                    self._sound(table, bytes(key), stored)
+                    count += transaction.get(key, db=database) is not None
+            expected = transaction.stat(database)["entries"]
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        if count != expected:
+            raise self._damaged(f"of {expected} entries of table {table}, {count} are found")
 
     def write(self, writes: Iterable[Write]) -> None:
         """Visible to reads at once, durable after the next `sync`, and then all together or not at all."""
@@ -278,6 +314,26 @@ class Storage:
         if path.exists() and path.stat().st_size == 0:  # the engine would begin anew, and votes would be forgotten
             raise self._damaged("it is empty")
 
+    def _verify(self, seconds: float) -> bool:
+        path = self._directory / _DATA_FILE
+        if not path.exists():
+            return True
+        try:
+            if path.stat().st_size <= VERIFIED_HERE_BYTES:
+                problems: list[str] = lmdb.verify.verify(str(path))  # type: ignore[no-untyped-call]
+            else:
+                command = [sys.executable, "-P", "-c", _VERIFY, str(path)]
+                done = subprocess.run(command, capture_output=True, timeout=seconds, text=True)
+                problems = (done.stdout or done.stderr).splitlines()[-1:]
+        except lmdb.verify.VerifyError as error:
+            problems = [str(error)]
+        except subprocess.TimeoutExpired:
+            return False
+        problems += _missing_commit(path)
+        if problems:
+            raise self._damaged(problems[0])
+        return True
+
     def _check_length(self) -> None:
         """Refuse a file cut short: touching a page that is missing would kill the process.
 
@@ -306,6 +362,17 @@ class Storage:
         if found is None:
             _sync_directory(self._directory)
             _sync_directory(self._directory.parent)
+
+
+def _missing_commit(path: Path) -> list[str]:
+    """The two meta pages tell of the last two commits. If not, one has been changed, and LMDB would take the other for
+    the newest: votes would be forgotten."""
+    with path.open("rb") as file:
+        head = file.read(2 * mmap.PAGESIZE)
+    commits = [_COMMIT.unpack_from(head, start)[0] for start in (0, mmap.PAGESIZE)]
+    return (
+        [] if abs(commits[0] - commits[1]) <= 1 else [f"commits {commits[0]} and {commits[1]} do not follow each other"]
+    )
 
 
 def _whole_pages(quota_bytes: int | None) -> int | None:

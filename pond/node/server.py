@@ -62,6 +62,9 @@ LONGEST_LOOK_SECONDS = 60.0
 make room. Twice as long each time when it did not stay well for LONGEST_LOOK_SECONDS, since a new life reads all of
 the state."""
 
+VERIFY_SECONDS = 20.0
+"""How long a start may take to look at the structure of the whole storage: about a million pages of keys."""
+
 RESERVE_BYTES = 64 * 1024 * 1024
 RESERVE_SHARE = 10
 """Room that is kept for ordering, or this part of the quota where that is less: uploads must leave it free. A server
@@ -88,7 +91,7 @@ def _reserve_bytes(quota_bytes: int | None) -> int:
     return RESERVE_BYTES if quota_bytes is None else min(RESERVE_BYTES, quota_bytes // RESERVE_SHARE)
 
 
-def _open_storage(directory: Path, quota_bytes: int | None) -> Storage:
+def _open_storage(directory: Path, quota_bytes: int | None, verify_seconds: float) -> Storage:
     """The server's storage. One that was there at an earlier start must be there again: a server that begins anew has
     forgotten its votes, and could vote differently (design.md, rule 1)."""
     marker = directory / STARTED
@@ -97,7 +100,7 @@ def _open_storage(directory: Path, quota_bytes: int | None) -> Storage:
             f"{directory / STORE} is empty, and this server has run before: it lost its votes; restore the directory"
             " from a copy made while it was stopped"
         )
-    storage = Storage(directory / STORE, TABLES, quota_bytes)
+    storage = Storage(directory / STORE, TABLES, quota_bytes, verify_seconds)
     if not marker.exists():
         keys.write_durably(marker, b"", replace=True)
     return storage
@@ -208,8 +211,11 @@ class Server:
         """A life that is yet to begin. Raises StorageError, also when the disk is there and not well."""
         quota_bytes = config.read(self._directory / "node.json", config.NodeConfig).quota_bytes
         reserve_bytes = _reserve_bytes(quota_bytes)
-        storage = _open_storage(self._directory, quota_bytes)
+        # What the disk does later, it does to pages that LMDB has copied: once is enough for the file's structure.
+        storage = _open_storage(self._directory, quota_bytes, 0 if self._has_served else VERIFY_SECONDS)
         try:
+            for table in (LOG, META, STATE):
+                storage.check_whole(table)
             free = storage.free_bytes()
             if self._aside is not None:
                 self._metrics.free_bytes.set(free)

@@ -43,8 +43,10 @@ class Faulty(Storage):
     failure: Exception | None = None
     opened = 0
 
-    def __init__(self, directory: Path, tables: tuple[str, ...], quota_bytes: int | None = None) -> None:
-        super().__init__(directory, tables, quota_bytes)
+    def __init__(
+        self, directory: Path, tables: tuple[str, ...], quota_bytes: int | None, verify_seconds: float
+    ) -> None:
+        super().__init__(directory, tables, quota_bytes, verify_seconds)
         Faulty.opened += 1
 
     def free_bytes(self) -> int:
@@ -155,9 +157,9 @@ def test_a_disk_that_is_full_at_the_start_is_waited_for(place: layout.ServerPlac
     Faulty.failure = StorageFull("no room: make some")
 
     async def test(server: Server, client: Client) -> None:
-        await client.until(Condition.DISK_FULL)
+        assert not (await client.until(Condition.DISK_FULL)).view_active
         Faulty.failure = None
-        await client.until(Condition.SERVING)
+        assert (await client.until(Condition.SERVING)).view_active
 
     run(place, test)
 
