@@ -64,7 +64,7 @@ class VerificationFailed(PondError):
 
 
 class StorageError(Unavailable):
-    """A server's directory cannot be used. What was synced before is as it was; the server has to stop."""
+    """A server's directory cannot be used, or its disk fails. What was synced before is as it was."""
 
 
 class StorageFull(StorageError):
@@ -85,6 +85,10 @@ class StorageRotten(StorageError):
         )
         self.table = table
         self.key = key
+
+
+class StorageUnusable(StorageError):
+    """The directory is no place for data as it is: something else stands there, or rights are missing."""
 
 
 class StorageBusy(StorageError):
