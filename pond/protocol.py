@@ -4,6 +4,7 @@ Each is a msgspec array struct (MessagePack) with an integer tag first. `ask` is
 and comes back in the answer. A server trusts nothing here but signatures; a client trusts nothing but the ring's key.
 """
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -159,6 +160,20 @@ class History(_Message, frozen=True, tag=68):
     outcomes: list[tuple[bytes, bytes | None]]
 
 
+class Condition(StrEnum):
+    """What a server is doing, or what keeps it from doing its part, in words that users read."""
+
+    SERVING = "serving"
+    CHANGING_VIEW = "changing view"
+    CATCHING_UP = "catching up"
+    TRANSFERRING = "transferring"
+    LEARNING = "learning"
+    DISK_FULL = "disk full"
+    DISK_FAILING = "disk failing"
+    DISK_DAMAGED = "disk damaged"
+    DIVERGED = "diverged"
+
+
 class ServerStatus(_Message, frozen=True, tag=69):
     """One server's own view of how it is; unproved."""
 
@@ -175,6 +190,13 @@ class ServerStatus(_Message, frozen=True, tag=69):
     disk_bytes: Natural
     phases: dict[str, float]
     """Mean seconds of the phases of a write, by name, over this server's recent writes."""
+    condition: Condition
+    detail: str
+    """The condition in one sentence; empty when there is nothing to say."""
+    free_bytes: Natural
+    """Room left on its disk, 0 when it does not know."""
+    view_active: bool
+    """Whether it takes part in its view; false while it waits for the next one to begin."""
 
 
 class Overloaded(_Message, frozen=True, tag=70):

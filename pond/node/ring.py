@@ -35,6 +35,7 @@ from pond.protocol import (
     Answered,
     Blocks,
     BlocksHeld,
+    Condition,
     GetBlocks,
     GetStatus,
     Overloaded,
@@ -253,4 +254,8 @@ class RingServer:
             replica.queued,
             0,
             {},
+            Condition.SERVING,
+            "",
+            0,
+            True,
         )
