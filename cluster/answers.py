@@ -40,7 +40,7 @@ class Cached(Answer, frozen=True, kw_only=True):
 
 
 class ClusterStatus(Answer, frozen=True, kw_only=True):
-    """`cluster up` and `cluster status`."""
+    """`cluster status`, and most of `cluster up`."""
 
     directory: str
     public_key: str
@@ -54,6 +54,21 @@ class ClusterStatus(Answer, frozen=True, kw_only=True):
     ring: list[RingServer]
     replicas: list[Cached]
     storage: list[Cached]
+
+
+class NotStarted(Answer, frozen=True, kw_only=True):
+    """A server that `cluster up` could not bring to serve."""
+
+    name: str
+    reason: str
+
+
+class Up(ClusterStatus, frozen=True, kw_only=True):
+    """`cluster up`: the keys of ClusterStatus, and these."""
+
+    started: list[str]
+    """Servers that it started and that serve; others may have run before."""
+    failed: list[NotStarted]
 
 
 class ServerNames(Answer, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import IO
 
 import click
 
-from cluster.answers import ServerNames
+from cluster.answers import NotStarted, ServerNames, Up
 from cluster.bench.cli import bench
 from cluster.sim.cli import sim
 from pond.cli.answers import show
@@ -46,27 +46,48 @@ def _directory() -> Path:
 def up(ring: str | None, as_json: bool) -> None:
     """Start a cluster in the background; returns when it serves.
 
-    A directory that has a cluster is started again, with all that was in it: only those of its servers that are down.
+    A directory that has a cluster is started again, with all that was in it: only those of its servers that are down,
+    and as many of them as can start, unless these are too few to serve.
     """
+    import msgspec
+
     from cluster import launch
     from cluster.status import look, what_it_means
 
     directory = _directory()
     began = monotonic()
     try:
-        layout, started = launch.up(directory, None if ring is None else int(ring))
+        layout, (started, failed) = launch.up(directory, None if ring is None else int(ring))
     except launch.StartFailed as error:
-        for line in error.tail:
-            click.secho(f"  {one_line(line)}", err=True, dim=True)
+        _show_tail(error.tail)
         raise
+    seconds = monotonic() - began
+    for server, problem in failed:
+        if isinstance(problem, launch.StartFailed):
+            _show_tail(problem.tail)
+        click.echo(f"pond: warning: {server.name} does not serve: {one_line(str(problem))}", err=True)
     status = look(layout, launch.report(layout))
+    running = sum(server.state == "running" for server in status.ring)
+    names = ", ".join(server.name for server in started) or "none"
+    which = "" if len(started) == running else f" ({names} started now)"
     text = [
-        f"{len(started)} servers run in {one_line(str(directory))}, ready after {monotonic() - began:.1f} s."
+        f"{running} servers run in {one_line(str(directory))}{which}, ready after {seconds:.1f} s."
         f" {what_it_means(status)}",
         f"The ring's key: {status.public_key}",
         f"Store something: {_pond(directory)} put notes FILE        Stop: {_pond(directory)} cluster down",
     ]
-    show(status, "\n".join(text), as_json)
+    answer = Up(
+        **msgspec.structs.asdict(status),
+        started=[server.name for server in started],
+        failed=[NotStarted(name=server.name, reason=one_line(str(problem))) for server, problem in failed],
+    )
+    show(answer, "\n".join(text), as_json)
+
+
+def _show_tail(lines: list[str]) -> None:
+    """The end of a server's log."""
+    for line in lines:
+        click.secho(f"  {one_line(line)}", err=True, dim=True)
 
 
 @cluster.command()
@@ -74,14 +95,18 @@ def up(ring: str | None, as_json: bool) -> None:
 @cluster_option
 @json_option
 def down(delete: bool, as_json: bool) -> None:
-    """Stop all servers. What they keep stays, and `pond cluster up` starts them again."""
+    """Stop all servers, also those of a damaged cluster. What they keep stays: `pond cluster up` starts them again."""
     from cluster import launch
 
     directory = _directory()
-    stopped = [server.name for server in launch.down(directory, delete=delete)]
+    servers, damage = launch.down(directory, delete=delete)
+    if damage is not None:
+        click.echo(f"pond: warning: {one_line(str(damage))}", err=True)
+    stopped = [server.name for server in servers]
     done = "stopped, removed" if delete else "stopped"
     what = f"Stopped {', '.join(stopped)}." if stopped else "No server was running."
-    where = f" {one_line(str(directory))} is removed." if delete else f" The data stays in {one_line(str(directory))}."
+    place = one_line(str(directory))
+    where = f" The data stays in {place}." if directory.exists() else f" {place} is removed."
     show(ServerNames(servers=stopped, done=done), what + where, as_json)
 
 

@@ -1,5 +1,7 @@
 """How commands end: each cause as one line on standard error and the exit code that was promised."""
 
+import itertools
+import signal
 import subprocess
 import sys
 
@@ -105,6 +107,20 @@ def test_a_bug_is_one_line_that_shows_nothing_of_what_the_exception_says(monkeyp
 def test_interrupts_and_broken_pipes(monkeypatch):
     monkeypatch.setattr(objects, "connected", failing(KeyboardInterrupt()))
     check_one_line(CliRunner().invoke(main, ["ls"]), 130, "interrupted")
+
+
+@pytest.mark.parametrize("moment", [b"click.core", b"click", b"msgspec", b"pond.cli.options"])
+def test_an_interrupt_while_the_command_is_loading_is_one_line(moment):
+    """Python tells of each import as it is done."""
+    program = [sys.executable, "-X", "importtime", "-P", "-m", "pond", "ls"]
+    command = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stderr is not None
+    loading = itertools.takewhile(lambda line: line.split()[-1] != moment, iter(command.stderr.readline, b""))
+    assert all(line.startswith(b"import time:") for line in loading)
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=60)
+    assert [line for line in said.splitlines() if not line.startswith(b"import time:")] == [b"pond: interrupted"]
+    assert command.returncode == 130
 
 
 @pytest.mark.parametrize(
