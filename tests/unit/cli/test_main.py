@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from pond import errors
 from pond.cli import objects
-from pond.cli.main import main
+from pond.cli.main import EXIT_CODES, main
 
 
 def commands(command, words=()):
@@ -48,6 +48,14 @@ def test_every_command_has_help():
         result = CliRunner().invoke(main, [*words, "--help"])
         assert result.exit_code == 0, (words, result.output)
         assert command.help, words
+
+
+def test_exit_codes_are_in_the_help_and_are_those_of_the_errors():
+    help_page = CliRunner().invoke(main, ["--help"]).output
+    assert "  3        aborted by a predicate, or not permitted: nothing has changed\n" in help_page
+    told = {code for code, _ in EXIT_CODES}
+    kinds = [getattr(errors, name) for name in dir(errors)]
+    assert {str(kind.exit_code) for kind in kinds if hasattr(kind, "exit_code")} <= told
 
 
 def test_every_result_command_has_json():
