@@ -29,6 +29,7 @@ from bft.types import AgreedTime, ReplicaId, Sequence, View
 from pond.errors import StorageRotten
 from pond.model.block import MAX_CIPHERTEXT_BYTES, bguid
 from pond.model.tables import BLOCKS, NODES
+from pond.node.condition import DIVERGED, condition
 from pond.node.reads import Reads
 from pond.node.service import UPLOADS
 from pond.protocol import (
@@ -36,7 +37,6 @@ from pond.protocol import (
     Answered,
     Blocks,
     BlocksHeld,
-    Condition,
     GetBlocks,
     GetStatus,
     Overloaded,
@@ -70,8 +70,6 @@ UPLOAD_SECONDS = 7200
 server that catches up from the log still finds the blocks of updates that came to nothing."""
 
 ROTTEN = "what this server holds of the object is damaged: ask another server"
-
-DIVERGED = "this server's state differs from the ring's: it does not answer until it is repaired"
 
 SWEEP_SECONDS = 60.0
 SWEEP = Timer("uploads", View(0))
@@ -266,12 +264,12 @@ class RingServer:
         """All but what only the process knows: its disk, and the time that things take."""
         replica = self.replica
         certified = replica.execution.certified
-        diverged = replica.checkpoints.diverged_at is not None
+        how, detail = condition(replica)
         return ServerStatus(
             ask,
             replica.identity,
-            replica.ordering.view,
-            replica.ordering.primary,
+            replica.views.view,
+            replica.membership.primary(replica.views.view),
             replica.execution.executed,
             certified.sequence if certified is not None else 0,
             replica.ordering.stable,
@@ -281,8 +279,8 @@ class RingServer:
             replica.queued,
             0,
             {},
-            Condition.DIVERGED if diverged else Condition.SERVING,
-            DIVERGED if diverged else "",
+            how,
+            detail,
             0,
-            True,
+            replica.views.active,
         )
