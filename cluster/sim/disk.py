@@ -51,8 +51,15 @@ class Disk:
     def write(self, writes: Iterable[Write]) -> None:
         """Visible at once; durable, all together, after the next `sync`."""
         undo: _Undo = []
+        tables, keys = self._tables, self._keys
         for table, key, value in writes:
-            undo.append((table, key, self._set(table, key, value)))
+            entries = tables.get(table)
+            before = entries.get(key) if entries is not None else None
+            undo.append((table, key, before))
+            if entries is None or value is None or (before is None and table in keys):
+                self._set(table, key, value)
+            else:
+                entries[key] = value
         self._unsynced.append(undo)
 
     def sync(self) -> None:

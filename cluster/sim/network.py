@@ -1,7 +1,8 @@
 """A network that loses, delays, reorders, repeats and holds back messages, link by link, as the seed decides.
 
-Messages are bytes, encoded by their senders as in production. Each direction of each link has its own delay and its own
-stream of choices, so what happens on one shifts nothing on another. Servers have addresses from 0 up, clients below 0.
+Messages are bytes, encoded by their senders as in production. Each direction of each link has its own delay; each
+direction between servers, and each client, has its own stream of choices, so what happens to one shifts nothing for
+others. Servers have addresses from 0 up, clients below 0.
 """
 
 import random
@@ -36,10 +37,11 @@ class Counters:
 
 
 class _Link:
-    __slots__ = ("calm", "choose", "clogged_until", "cuts", "last", "least", "to", "under_way")
+    __slots__ = ("calm", "choose", "clogged_until", "cuts", "last", "least", "sender", "to", "under_way")
 
-    def __init__(self, choices: random.Random, to: int, least: float, calm: bool) -> None:
+    def __init__(self, choices: random.Random, sender: int, to: int, least: float, calm: bool) -> None:
         self.choose = choices.random
+        self.sender = sender
         self.to = to
         self.least = least
         self.calm = calm
@@ -60,8 +62,14 @@ class Network:
         self._conditions = conditions
         self._trace = trace
         self._receivers: dict[int, Receive] = {}
+        self._streams: dict[str, random.Random] = {}
         self._links: dict[tuple[int, int], _Link] = {}
         self._calm: Set[int] = frozenset()
+        self._jitter_seconds = conditions.jitter_seconds
+        self._spread = SPREADS[conditions.distribution]
+        self._stalls = conditions.stalls
+        self._in_order = conditions.in_order
+        self._repeats = bool(conditions.duplication) or conditions.replays is not None
 
     def attach(self, address: int, receive: Receive) -> None:
         """From now on messages to `address` go to `receive`."""
@@ -103,42 +111,50 @@ class Network:
         link = self._links.get((sender, to)) or self._link(sender, to)
         self.counters.sent += 1
         if link.calm:
-            self._put(link, sender, data, self._delay(link))
-        elif self._loses(link):
+            self._put(link, data, self._delay(link))
+        elif link.cuts or self._loses(link):
             self.counters.lost += 1
             self._trace.note("lost", sender, to, data)
         else:
-            self._put_roughly(link, sender, data)
+            self._put(link, data, self._rough_delay(link))
+            if self._repeats:
+                self._repeat(link, data)
 
     def _loses(self, link: _Link) -> bool:
         conditions = self._conditions
-        if link.cuts or (conditions.loss and link.choose() < conditions.loss):
+        if conditions.loss and link.choose() < conditions.loss:
             return True
         if conditions.queue is not None and link.under_way >= conditions.queue:
             self.counters.overflowed += 1
             return True
         return False
 
-    def _put_roughly(self, link: _Link, sender: int, data: bytes) -> None:
+    def _repeat(self, link: _Link, data: bytes) -> None:
         conditions, choose = self._conditions, link.choose
-        self._put(link, sender, data, self._rough_delay(link))
         if conditions.duplication and choose() < conditions.duplication:
             self.counters.duplicated += 1
-            self._put(link, sender, data, self._rough_delay(link))
+            self._put(link, data, self._rough_delay(link))
         replays = conditions.replays
         if replays is not None and choose() < replays.share:
             self.counters.replayed += 1
             seconds = self._delay(link) - log(1.0 - choose()) * replays.seconds
             link.under_way += 1
-            self._kernel.after(seconds, self._deliver, link, sender, data, self._kernel.now)
+            self._kernel.after(seconds, self._deliver, link, data, self._kernel.now)
 
     def _link(self, sender: int, to: int) -> _Link:
         link = self._links.get((sender, to))
         if link is None:
-            choices = self._kernel.random(f"link {sender} {to}")
+            choices = self._stream(sender, to)
             least = self._distance(sender, to) * choices.uniform(0.5, 1.5)
-            link = self._links[sender, to] = _Link(choices, to, least, self._is_calm(sender, to))
+            link = self._links[sender, to] = _Link(choices, sender, to, least, self._is_calm(sender, to))
         return link
+
+    def _stream(self, sender: int, to: int) -> random.Random:
+        name = f"link {sender} {to}" if min(sender, to) >= 0 else f"links {min(sender, to)}"
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = self._kernel.random(name)
+        return stream
 
     def _distance(self, sender: int, to: int) -> float:
         table = self._conditions.table_seconds
@@ -147,37 +163,48 @@ class Network:
         return table[max(sender, 0) % len(table)][max(to, 0) % len(table)]
 
     def _delay(self, link: _Link) -> float:
-        mean, chance = self._conditions.jitter_seconds, 1.0 - link.choose()
-        match self._conditions.distribution:
-            case "exponential":
-                return link.least - log(chance) * mean
-            case "uniform":
-                return link.least + 2 * chance * mean
-            case "heavy-tailed":
-                return link.least + min(exp(-log(chance) / TAIL) - 1, MOST) * (TAIL - 1) * mean
+        return link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds
 
     def _rough_delay(self, link: _Link) -> float:
-        seconds, stalls = self._delay(link), self._conditions.stalls
+        seconds = link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds
+        stalls = self._stalls
         if stalls is not None and link.choose() < stalls.share:
             seconds -= log(1.0 - link.choose()) * stalls.seconds
         if link.clogged_until:
             seconds += max(0.0, link.clogged_until - self._kernel.now)
         return seconds
 
-    def _put(self, link: _Link, sender: int, data: bytes, seconds: float) -> None:
+    def _put(self, link: _Link, data: bytes, seconds: float) -> None:
         now = self._kernel.now
         when = now + seconds
-        if self._conditions.in_order:
+        if self._in_order:
             when = link.last = max(when, link.last)
         link.under_way += 1
-        self._kernel.at(when, self._deliver, link, sender, data, now)
+        self._kernel.at(when, self._deliver, link, data, now)
 
-    def _deliver(self, link: _Link, sender: int, data: bytes, sent: float) -> None:
+    def _deliver(self, link: _Link, data: bytes, sent: float) -> None:
         link.under_way -= 1
-        receive = self._receivers.get(link.to)
+        to = link.to
+        receive = self._receivers.get(to)
         if receive is None:
-            self._trace.note("down", sender, link.to, data, sent)
+            self._trace.note("down", link.sender, to, data, sent)
             return
         self.counters.delivered += 1
-        self._trace.note("message", sender, link.to, data, sent)
-        receive(sender, data)
+        self._trace.note("message", link.sender, to, data, sent)
+        receive(link.sender, data)
+
+
+def _exponential(chance: float) -> float:
+    return -log(chance)
+
+
+def _uniform(chance: float) -> float:
+    return 2 * chance
+
+
+def _heavy_tailed(chance: float) -> float:
+    return min(exp(-log(chance) / TAIL) - 1, MOST) * (TAIL - 1)
+
+
+SPREADS = {"exponential": _exponential, "uniform": _uniform, "heavy-tailed": _heavy_tailed}
+"""Distributions of mean 1, each from a number above 0 and up to 1."""

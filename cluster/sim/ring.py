@@ -7,12 +7,14 @@ saw when all is over (`cluster.check`).
 """
 
 import asyncio
+import gc
 import hashlib
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from time import perf_counter
 
 from bft.membership import Membership
@@ -30,7 +32,7 @@ from cluster.sim import limits
 from cluster.sim.cheap import CheapScheme, CheapSigner, CheapVerifier, Ledger, NonceReused
 from cluster.sim.kernel import Kernel, OutOfTime, Stuck
 from cluster.sim.network import Network
-from cluster.sim.server import Server
+from cluster.sim.server import DECODED, Server, decode_message, decode_question
 from cluster.sim.server import Surroundings as ServerSurroundings
 from cluster.sim.shared import SharedService, shared_work
 from cluster.sim.trace import Trace
@@ -104,7 +106,7 @@ class Scenario:
         self.real_keys = seed % REAL_KEYS_EVERY == 0
         self.unshared = seed % UNSHARED_EVERY == 0
         self.kernel = Kernel(seed)
-        self.trace = Trace(self.kernel.time, words, show)
+        self.trace = Trace(self.kernel, words, show)
         self.network = Network(self.kernel, manifest.network, self.trace)
         self.faulty = choose_faulty(manifest, self.kernel)
         self._service = None if self.unshared else SharedService(Service())
@@ -121,6 +123,8 @@ class Scenario:
             EPOCH_SECONDS,
             manifest.disk,
             manifest.process.pickup_seconds,
+            decode_message if self.unshared else lru_cache(DECODED)(decode_message),
+            decode_question if self.unshared else lru_cache(DECODED)(decode_question),
         )
         clocks, error = self.kernel.random("clocks"), manifest.clock.error_seconds
         self.servers = [
@@ -296,7 +300,7 @@ def simulate(seed: int, manifest: Manifest, show: Callable[[str], None] | None =
     began = perf_counter()
     scenario = Scenario(seed, manifest, show)
     run = Run(seed, manifest)
-    with limits.applied(manifest), nullcontext() if scenario.unshared else shared_work():
+    with limits.applied(manifest), _collector_off(), nullcontext() if scenario.unshared else shared_work():
         try:
             run.checked = _play(scenario)
         except (Violation, NonceReused) as violation:
@@ -317,6 +321,18 @@ def simulate(seed: int, manifest: Manifest, show: Callable[[str], None] | None =
     run.trace = scenario.trace.digest
     run.seconds = perf_counter() - began
     return run
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """A run lets go of little before its end, so looking for what is free in between costs and finds nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _play(scenario: Scenario) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from bft.effects import Broadcast, Effect, NeedRandom, Persist, Rejected, Send, SetTimer, Store, Timer
+from bft.effects import Broadcast, Effect, NeedRandom, NewCertificate, Persist, Rejected, Send, SetTimer, Store, Timer
 from bft.messages import Message
 from bft.types import AgreedTime, ReplicaId
 from cluster.faults import manifest as faults
@@ -26,9 +26,15 @@ LAZY_SYNC_SECONDS = 1.0
 INBOX = 4096
 """What may wait for a process that is paused or slow; above it, messages are lost as in a full socket."""
 
-_messages = msgspec.msgpack.Decoder(Message)
-_questions = msgspec.msgpack.Decoder(Question)
+DECODED = 256
+"""Messages whose decoding is shared: those of one broadcast are the same bytes, and are received soon after another."""
+
+decode_message: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
+decode_question: Callable[[bytes], Question] = msgspec.msgpack.Decoder(Question).decode
 _encode = msgspec.msgpack.Encoder().encode
+
+_PEER, _CLIENT, _TIMER, _RANDOM = range(4)
+_SENDING = frozenset((Send, Broadcast, ToClient))
 
 Effects = list[Effect | ToClient]
 
@@ -44,8 +50,8 @@ class Watcher(Protocol):
         """A client's question is about to be taken."""
         ...
 
-    def stepped(self, server: "Server", effects: Effects) -> None:
-        """One step was taken; nothing of it has been performed."""
+    def certified(self, server: "Server", effect: NewCertificate) -> None:
+        """A step took a certificate."""
         ...
 
     def leaving(self, server: "Server", effect: Send | Broadcast | ToClient) -> None:
@@ -69,6 +75,8 @@ class Surroundings(NamedTuple):
     """What the right clock shows when the run begins."""
     disk: faults.Disk
     pickup_seconds: float
+    decode_message: Callable[[bytes], Message]
+    decode_question: Callable[[bytes], Question]
 
 
 class Server:
@@ -97,7 +105,8 @@ class Server:
         self._make_core = make_core
         self._choices = around.kernel.random(f"server {identity}")
         self._peers = [ReplicaId(peer) for peer in range(around.servers) if peer != identity]
-        self._inbox: list[Callable[[RingServer], Effects]] = []
+        self._inbox: list[tuple[int, int, Any]] = []
+        """(what it is, its sender, if it has one, and what it brings)."""
         self._outbox: list[Send | Broadcast | ToClient] = []
         self._free = 0
         """How much of the outbox came before the first `Persist`."""
@@ -222,27 +231,21 @@ class Server:
     def _receive(self, sender: int, data: bytes) -> None:
         try:
             if sender < 0:
-                question = _questions.decode(data)
-                self._take(lambda core: self._ask(core, sender, question))
+                self._take(_CLIENT, sender, self._around.decode_question(data))
             else:
-                message = _messages.decode(data)
-                self._take(lambda core: core.on_peer(ReplicaId(sender), message, self.now()))
+                self._take(_PEER, sender, self._around.decode_message(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._around.trace.note("undecodable", sender, self.identity, str(error))
 
-    def _ask(self, core: RingServer, client: int, question: Question) -> Effects:
-        self._around.watcher.asked(self, client, question)
-        return core.on_client(client, question, self.now())
-
     def _on_timer(self, start: int, timer: Timer) -> None:
         if start == self.starts and self._core is not None:
-            self._take(lambda core: core.on_timer(timer, self.now()))
+            self._take(_TIMER, 0, timer)
 
-    def _take(self, step: Callable[[RingServer], Effects]) -> None:
+    def _take(self, what: int, sender: int, content: Any) -> None:
         if len(self._inbox) >= INBOX:
             self._around.trace.note("overflow", self.identity)
             return
-        self._inbox.append(step)
+        self._inbox.append((what, sender, content))
         if not self._busy:
             self._busy = True
             self._look_soon()
@@ -261,12 +264,21 @@ class Server:
             self._step_aside()  # a read failed in the middle of a step, of which nothing was performed
             return
         inbox, self._inbox = self._inbox, []
+        now = self.now()
         try:
-            for step in inbox:
-                effects = step(core)
+            for what, sender, content in inbox:
+                if what == _PEER:
+                    effects = core.on_peer(ReplicaId(sender), content, now)
+                elif what == _CLIENT:
+                    self._around.watcher.asked(self, sender, content)
+                    effects = core.on_client(sender, content, now)
+                elif what == _TIMER:
+                    effects = core.on_timer(content, now)
+                else:
+                    effects = core.on_random(content)
                 if effects:
                     self._gather(effects)
-            effects = core.burst_ended(self.now())
+            effects = core.burst_ended(now)
         except Exception as error:
             self._give_up(error)
             return
@@ -278,11 +290,12 @@ class Server:
 
     def _gather(self, effects: Effects) -> None:
         """Do at once what the next step builds on; keep what is to be sent."""
-        self._around.watcher.stepped(self, effects)
         for effect in effects:
+            kind = type(effect)
+            if kind in _SENDING:
+                self._outbox.append(effect)  # type: ignore[arg-type]
+                continue
             match effect:
-                case Send() | Broadcast() | ToClient():
-                    self._outbox.append(effect)
                 case Persist(writes):
                     self.disk.write(writes)
                     if not self._must_sync:
@@ -293,8 +306,9 @@ class Server:
                 case SetTimer(timer, seconds):
                     self._kernel.after(seconds, self._on_timer, self.starts, timer)
                 case NeedRandom(size):
-                    data = self._choices.randbytes(size)
-                    self._inbox.append(lambda core, data=data: core.on_random(data))  # type: ignore[misc]
+                    self._inbox.append((_RANDOM, 0, self._choices.randbytes(size)))
+                case NewCertificate():
+                    self._around.watcher.certified(self, effect)
                 case Rejected(sender, reason):
                     self._around.trace.note("refused", self.identity, str(sender), reason)
 

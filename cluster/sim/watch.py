@@ -24,7 +24,7 @@ from bft.signatures import Verifier
 from bft.statement import Digest, digest
 from bft.types import AgreedTime, Sequence, View
 from cluster.sim.limits import Bounds
-from cluster.sim.server import Effects, Server
+from cluster.sim.server import Server
 from pond.model.tables import BLOCKS
 from pond.model.version import Outcome, Status, decode_outcome
 from pond.node.ring import ToClient
@@ -222,15 +222,10 @@ class Watch:
             guids = [service.body_digest(block) for block in question.blocks]
             self._memory[server.identity].asked_to_hold[client, question.ask] = guids
 
-    def stepped(self, server: Server, effects: Effects) -> None:
+    def certified(self, server: Server, effect: NewCertificate) -> None:
         """Certificates are valid, and never older than the one before."""
         if server.identity in self._faulty:
             return
-        for effect in effects:
-            if isinstance(effect, NewCertificate):
-                self._check_certificate(server, effect)
-
-    def _check_certificate(self, server: Server, effect: NewCertificate) -> None:
         memory = self._memory[server.identity]
         sequence, certificate = effect
         if sequence <= memory.certified:
