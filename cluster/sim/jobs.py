@@ -1,6 +1,5 @@
 """Many seeds, one after another or several at a time, each worker in a process of its own."""
 
-import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -44,7 +43,6 @@ class Plan(NamedTuple):
 
 def runs(plan: Plan, seeds: range, jobs: int) -> Iterator[Run]:
     """As they come to their ends."""
-    gc.freeze()  # code and tables stay: no collection between runs need look at them again
     if jobs == 1 or len(seeds) == 1:
         yield from map(plan.run, seeds)
         return
@@ -66,7 +64,6 @@ def _run_some(plan: Plan, seeds: range) -> list[Run]:
 
 def _begin_worker() -> None:
     """An interrupt is the parent's to answer, a worker dies of SIGTERM at once, and none outlives its parent."""
-    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

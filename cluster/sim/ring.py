@@ -7,11 +7,10 @@ saw when all is over (`cluster.check`).
 """
 
 import asyncio
-import gc
 import hashlib
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -300,7 +299,7 @@ def simulate(seed: int, manifest: Manifest, show: Callable[[str], None] | None =
     began = perf_counter()
     scenario = Scenario(seed, manifest, show)
     run = Run(seed, manifest)
-    with limits.applied(manifest), _collector_off(), nullcontext() if scenario.unshared else shared_work():
+    with limits.applied(manifest), nullcontext() if scenario.unshared else shared_work():
         try:
             run.checked = _play(scenario)
         except (Violation, NonceReused) as violation:
@@ -321,18 +320,6 @@ def simulate(seed: int, manifest: Manifest, show: Callable[[str], None] | None =
     run.trace = scenario.trace.digest
     run.seconds = perf_counter() - began
     return run
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    """A run lets go of little before its end, so looking for what is free in between costs and finds nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _play(scenario: Scenario) -> int:
