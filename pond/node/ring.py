@@ -110,10 +110,11 @@ class RingServer:
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def started(self, now: AgreedTime, start: bytes) -> list[Effect | ToClient]:
-        """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start."""
+    def started(self, now: AgreedTime, start: bytes, lost_votes: bool = False) -> list[Effect | ToClient]:
+        """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start; `lost_votes` says
+        that its storage is not the one that it voted with."""
         self._uploaded_bytes = sum(self._cost_bytes(guid) for guid, _ in self._uploads())
-        return [*self._translate(self.replica.step(Started(now, start))), SetTimer(SWEEP, SWEEP_SECONDS)]
+        return [*self._translate(self.replica.step(Started(now, start, lost_votes))), SetTimer(SWEEP, SWEEP_SECONDS)]
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> list[Effect | ToClient]:
         """A message from another replica, whose link says who it is."""
