@@ -177,6 +177,15 @@ class Mark(NamedTuple):
     point: str
 
 
+class ViewChanged(NamedTuple):
+    """This replica left for a view (not `active`, and `why`), or the view has begun here; to be logged and counted."""
+
+    view: View
+    primary: ReplicaId
+    active: bool
+    why: str
+
+
 Effect = (
     Persist
     | Store
@@ -189,6 +198,7 @@ Effect = (
     | NewCertificate
     | AnswerClient
     | Mark
+    | ViewChanged
 )
 
 

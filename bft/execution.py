@@ -8,18 +8,28 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bft import log, merkle
+from bft.admission import Admitted
 from bft.answer import Answer, Status
 from bft.certificate import Certificate, Claim
 from bft.effects import Effect, Executed, Mark, NewCertificate, Overlay, Store, Write
 from bft.membership import Membership
-from bft.ordering import Batch
 from bft.service import StateMachine
 from bft.sessions import Sessions, StateView, refusal
 from bft.state_tree import StateTree
+from bft.statement import Digest
 from bft.types import AgreedTime, Sequence
 
 KEPT_STATES = 256
 """Uncertified states kept for a certificate that is still to come; older ones will be covered by a later one."""
+
+
+class Batch(NamedTuple):
+    """A batch that is decided, ready to run."""
+
+    sequence: Sequence
+    time: AgreedTime
+    digest: Digest
+    requests: tuple[Admitted, ...]
 
 
 class State(NamedTuple):

@@ -1,4 +1,4 @@
-"""What replicas say to each other (TOCS 2002, sections 4.2 to 4.4), typed and bounded; docs/protocol.md lists them.
+"""What replicas say to each other (TOCS 2002, sections 4.1 to 4.6), typed and bounded; docs/protocol.md lists them.
 
 MessagePack arrays with an integer tag first. The sender is whoever authenticated the link, never a field. Every
 message names the membership's epoch and the view it belongs to where the protocol's rule depends on it.
@@ -22,6 +22,15 @@ MAX_BATCH = 1024
 """Requests in one batch at most."""
 
 MAX_BODIES = 4096
+
+MAX_WINDOW = 1024
+"""Numbers between the watermarks at most, whatever the tuning: bounds what a VIEW-CHANGE may list."""
+
+MAX_ACCEPTED = 8
+"""Batches remembered as accepted at one number, in different views (Q entries). TOCS 2002 keeps all of them; here the
+one of the lowest view goes first, which at worst costs another view change (docs/divergence.md)."""
+
+MAX_REPLICAS = 128
 
 REQUEST_TAG = "bft.request"
 REQUEST_FORMAT = 1
@@ -86,7 +95,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 class SigningPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Who signs a batch's certificate, each with the nonce commitment it published: (replica, index, commitment)."""
 
-    signers: Annotated[list[tuple[WireReplicaId, "NonceName", NonceCommitment]], msgspec.Meta(max_length=128)]
+    signers: Annotated[list[tuple[WireReplicaId, "NonceName", NonceCommitment]], msgspec.Meta(max_length=MAX_REPLICAS)]
 
 
 class NonceName(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -133,8 +142,9 @@ class Checkpoint(_Message, frozen=True, tag=4):
 
 
 class Nonces(_Message, frozen=True, tag=5):
-    """Commitments to fresh nonces, published ahead so that signing takes no round of its own."""
+    """Commitments to fresh nonces for one view, published ahead so that signing takes no round of its own."""
 
+    view: WireView
     start: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     first: Natural
     commitments: Annotated[list[NonceCommitment], msgspec.Meta(max_length=1024)]
@@ -156,14 +166,22 @@ class Certified(_Message, frozen=True, tag=7):
 
 
 class Status(_Message, frozen=True, tag=8):
-    """How far the sender is: it lacks what comes after `executed`, and asks for it to be sent again."""
+    """Where the sender is (TOCS 2002, section 4.6): it lacks what comes after `executed`, and asks for it."""
 
     view: WireView
+    active: bool
+    """Whether it takes part in that view, or waits for its NEW-VIEW."""
     executed: WireSequence
     stable: WireSequence
     certified: WireSequence
     nonces: Natural
     """How many of the receiver's published nonce commitments the sender still has."""
+    votes: bool
+    """Whether votes in the current view help it; if not, it asks what was decided, whatever the view."""
+    contents: bool
+    """Whether the receiver is the one asked to send what is large: batches, proposals, NEW-VIEW."""
+    learning: WireSequence
+    """0, or: it lost its votes, and stays silent until a checkpoint at this number is stable."""
 
 
 class FetchBodies(_Message, frozen=True, tag=9):
@@ -178,6 +196,93 @@ class Bodies(_Message, frozen=True, tag=10):
     bodies: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=MAX_BODIES)]
 
 
+class Relay(_Message, frozen=True, tag=11):
+    """A client's request, passed on to the primary by a backup that waits for it (TOCS 2002, section 4.1)."""
+
+    request: Request
+
+
+class Decided(_Message, frozen=True, tag=12):
+    """The sender has executed this batch at this place. f + 1 equal ones prove it, whatever the view."""
+
+    sequence: WireSequence
+    digest: Digest
+
+
+class FetchBatches(_Message, frozen=True, tag=13):
+    """Please send these batches: numbers and digests."""
+
+    batches: Annotated[list[tuple[WireSequence, Digest]], msgspec.Meta(min_length=1, max_length=MAX_WINDOW)]
+
+
+class Batch(_Message, frozen=True, tag=14):
+    """What one batch consists of, proved by its digest; bodies are fetched apart."""
+
+    sequence: WireSequence
+    time: WireTime
+    requests: Annotated[list[Request], msgspec.Meta(max_length=MAX_BATCH)]
+
+
+class StableCheckpoint(_Message, frozen=True, tag=15):
+    """A checkpoint with the signatures of 2f + 1 replicas, each over its own CHECKPOINT."""
+
+    sequence: WireSequence
+    digest: Digest
+    proof: Annotated[list[tuple[WireReplicaId, Signature]], msgspec.Meta(max_length=MAX_REPLICAS)]
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An element of P or Q: this batch prepared, or pre-prepared, at the sender in this view and in no later one."""
+
+    sequence: WireSequence
+    digest: Digest
+    view: WireView
+
+
+class ViewChange(_Message, frozen=True, tag=16):
+    """The sender leaves all views before `view`, and says what it knows from them (TOCS 2002, section 4.4).
+
+    `stable` is its last stable checkpoint with the proof of it, `checkpoints` all it holds from there on (C), and P and
+    Q what prepared and what pre-prepared there above it. Signed, as NEW-VIEW shows it to others.
+    """
+
+    view: WireView
+    replica: WireReplicaId
+    stable: StableCheckpoint
+    checkpoints: Annotated[list[tuple[WireSequence, Digest]], msgspec.Meta(min_length=1, max_length=MAX_WINDOW)]
+    prepared: Annotated[list[Accepted], msgspec.Meta(max_length=MAX_WINDOW)]
+    pre_prepared: Annotated[list[Accepted], msgspec.Meta(max_length=MAX_WINDOW * MAX_ACCEPTED)]
+    signature: Signature
+
+
+class NewView(_Message, frozen=True, tag=23):
+    """The primary of a view begins it: the VIEW-CHANGEs it goes by and what follows from them, which everyone computes
+    again: a checkpoint, and the batches of the numbers after it, one after another (TOCS 2002, section 4.4)."""
+
+    view: WireView
+    view_changes: Annotated[list[ViewChange], msgspec.Meta(min_length=1, max_length=MAX_REPLICAS)]
+    stable: WireSequence
+    digest: Digest
+    batches: Annotated[list[Digest], msgspec.Meta(max_length=MAX_WINDOW)]
+    signature: Signature
+
+
 Message = (
-    PrePrepare | Prepare | Commit | Checkpoint | Nonces | SignatureShare | Certified | Status | FetchBodies | Bodies
+    PrePrepare
+    | Prepare
+    | Commit
+    | Checkpoint
+    | Nonces
+    | SignatureShare
+    | Certified
+    | Status
+    | FetchBodies
+    | Bodies
+    | Relay
+    | Decided
+    | FetchBatches
+    | Batch
+    | StableCheckpoint
+    | ViewChange
+    | NewView
 )

@@ -1,14 +1,11 @@
-"""How large the protocol's windows are in one run: small ones make its corners come up within two hundred operations.
-
-The constants are the protocol's own, in `bft` and in the client; a run sets them for itself and puts them back.
-"""
+"""How large the protocol's windows are in one run: small ones make its corners come up in two hundred operations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import NamedTuple
 
-from bft import checkpoints, execution, ordering, replica, signing
+from bft import execution, requests
+from bft.tuning import DEFAULT, Tuning
 from cluster.faults.manifest import Manifest
 from pond.client import ring as client
 
@@ -27,33 +24,26 @@ class Bounds(NamedTuple):
     """Between any two clocks."""
 
 
+def tuning(manifest: Manifest) -> Tuning:
+    """The protocol's windows in a run."""
+    limits = manifest.limits
+    changed = {name: getattr(limits, name) for name in Tuning._fields if getattr(limits, name, None) is not None}
+    return DEFAULT._replace(**changed)
+
+
 def bounds(manifest: Manifest) -> Bounds:
     """Those of a run."""
-    window = manifest.limits.window or ordering.WINDOW
-    return Bounds(window, replica.QUEUE, execution.KEPT_STATES, 2 * manifest.clock.error_seconds)
+    window = tuning(manifest).window
+    return Bounds(window, requests.QUEUE, execution.KEPT_STATES, 2 * manifest.clock.error_seconds)
 
 
 @contextmanager
 def applied(manifest: Manifest) -> Iterator[None]:
-    """Within this, `bft` and clients work with the run's constants."""
-    limits = manifest.limits
-    impatient = manifest.habits.patience_seconds is not None
-    wanted: list[tuple[ModuleType, str, float | None]] = [
-        (checkpoints, "INTERVAL", limits.interval),
-        (checkpoints, "WINDOW", limits.window),
-        (ordering, "WINDOW", limits.window),
-        (replica, "WINDOW", limits.window),
-        (checkpoints, "RETAINED", limits.retained),
-        (replica, "PIPELINE", limits.pipeline),
-        (signing, "POOL", limits.pool),
-        (client, "MARGIN_SECONDS", IMPATIENT_MARGIN_SECONDS if impatient else None),
-    ]
-    changed = [(module, name, value) for module, name, value in wanted if value is not None]
-    before = [(module, name, getattr(module, name)) for module, name, _ in changed]
-    for module, name, value in changed:
-        setattr(module, name, value)
+    """Within this, updates of impatient clients expire soon."""
+    before = client.MARGIN_SECONDS
+    if manifest.habits.patience_seconds is not None:
+        client.MARGIN_SECONDS = IMPATIENT_MARGIN_SECONDS
     try:
         yield
     finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+        client.MARGIN_SECONDS = before

@@ -178,6 +178,7 @@ class Scenario:
             self._schemes[identity](),
             self.watch.service(server, self._service or Service()),
             server.disk,
+            limits.tuning(self.manifest),
         )
         if self.manifest.careless_primary:
             replica.replies.knows = lambda request: False  # type: ignore[method-assign]

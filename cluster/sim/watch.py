@@ -9,19 +9,19 @@ committed itself: what f + 1 others say was decided, or by taking over the state
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bft.answer import Status as AnswerStatus
 from bft.answer import decode as decode_answer
+from bft.batches import digest_of
 from bft.certificate import CertificateError, Claim
 from bft.effects import Broadcast, Effect, NewCertificate, Send
-from bft.execution import Execution
+from bft.execution import Batch, Execution
 from bft.membership import Membership
-from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
-from bft.ordering import Batch, batch_digest
+from bft.messages import Checkpoint, Commit, Decided, Message, NewView, Prepare, PrePrepare
 from bft.service import Result, ServiceView, StateMachine
 from bft.signatures import Verifier
-from bft.statement import Digest, digest
+from bft.statement import Digest
 from bft.types import AgreedTime, Sequence, View
 from cluster.sim.limits import Bounds
 from cluster.sim.server import Server
@@ -95,7 +95,7 @@ class Watch:
         self._quorum = 2 * ((membership.size - 1) // 3) + 1  # not as the membership has it
         self._right_time = right_time
         self._faulty = faulty
-        self._votes: dict[Place, _Votes] = {}
+        self._votes: dict[Sequence, dict[View, _Votes]] = {}
         self._decided: dict[Sequence, dict[int, Digest]] = {}
         """What correct servers told others was decided."""
         self._memory = {identity: _Memory() for identity in range(membership.size)}
@@ -144,8 +144,10 @@ class Watch:
     def _check_quorum(self, server: Server, batch: Batch) -> None:
         """Committed means: 2f+1 replicas hold the batch as prepared, this one among them; learned, that f+1 others told
         that it was decided."""
-        votes = self._votes.get((batch.view, batch.sequence))
-        committed = self._backers(votes.commits if votes is not None else {}, batch.digest) - {server.identity}
+        committed: set[int] = set()
+        for votes in self._votes.get(batch.sequence, {}).values():
+            in_one_view = self._backers(votes.commits, batch.digest) - {server.identity}
+            committed = max(committed, in_one_view, key=len)
         if len(committed) + 1 >= self._quorum:
             return
         told = self._backers(self._decided.get(batch.sequence, {}), batch.digest) - {server.identity}
@@ -201,12 +203,12 @@ class Watch:
         if ordering.view < memory.view:
             raise Violation(f"rule 2: server {server.identity} restarted and forgot view {memory.view}")
         for (view, sequence), voted in memory.voted.items():
-            slot = ordering.slots.get(sequence)
-            if view == ordering.view and (slot is None or not slot.voted or slot.digest != voted):
+            kept = [vote for vote in ordering.accepted.get(sequence, []) if vote.digest == voted]
+            if not kept or kept[0].view < view:
                 raise Violation(f"rule 2: server {server.identity} restarted and forgot its vote for batch {sequence}")
         for (view, sequence), committed in memory.committed.items():
-            slot = ordering.slots.get(sequence)
-            if view == ordering.view and (slot is None or not slot.committing or slot.digest != committed):
+            entry = ordering.prepared.get(sequence)
+            if entry is None or entry.view < view or (entry.view == view and entry.digest != committed):
                 raise Violation(f"rule 2: server {server.identity} restarted and forgot its COMMIT of batch {sequence}")
         memory.executed = execution.executed
         self._check_state(server, execution)
@@ -287,36 +289,31 @@ class Watch:
                 self._once(self._votes_on(view, sequence).prepares, server, sequence, voted, "prepared")
                 memory.voted[view, sequence] = voted
             case PrePrepare(view=view, sequence=sequence) if identity == self._membership.primary(view):
-                voted = _digest_of(message)
+                voted = digest_of(message.time, message.requests)
                 self._once(self._votes_on(view, sequence).proposal, server, sequence, voted, "proposed")
                 memory.voted[view, sequence] = voted
             case Checkpoint(sequence=sequence, digest=voted):
                 if memory.checkpoints.setdefault(sequence, voted) != voted:
                     raise Violation(f"server {identity} signed two checkpoints at {sequence}")
-            case _:
-                self._check_by_name(server, message)
-
-    def _check_by_name(self, server: Server, message: Any) -> None:
-        match type(message).__name__:
-            case "NewView":  # proposes what it names, in place of PRE-PREPAREs
-                for place, voted in enumerate(message.batches):
-                    sequence = Sequence(message.stable + 1 + place)
-                    self._once(self._votes_on(message.view, sequence).proposal, server, sequence, voted, "proposed")
-            case "Decided":
-                sequence, decided = message.sequence, message.digest
+            case NewView(view=view, stable=stable, batches=batches) if identity == self._membership.primary(view):
+                for place, voted in enumerate(batches):
+                    sequence = Sequence(stable + 1 + place)
+                    self._once(self._votes_on(view, sequence).proposal, server, sequence, voted, "proposed")
+            case Decided(sequence=sequence, digest=decided):
                 known = self.claims.get(sequence)
                 if known is None or known.batch != decided:
-                    raise Violation(f"rule 1: server {server.identity} says that another batch was decided {sequence}")
-                self._decided.setdefault(sequence, {})[server.identity] = decided
+                    raise Violation(f"rule 1: server {identity} says that another batch was decided at {sequence}")
+                self._decided.setdefault(sequence, {})[identity] = decided
 
     def _once(self, book: dict[int, Digest], server: Server, sequence: Sequence, voted: Digest, verb: str) -> None:
         if book.setdefault(server.identity, voted) != voted:
             raise Violation(f"rule 1: server {server.identity} {verb} two batches at {sequence} in one view")
 
     def _votes_on(self, view: View, sequence: Sequence) -> _Votes:
-        votes = self._votes.get((view, sequence))
+        views = self._votes.setdefault(sequence, {})
+        votes = views.get(view)
         if votes is None:
-            votes = self._votes[view, sequence] = _Votes()
+            votes = views[view] = _Votes()
         return votes
 
     # --- bounds ----------------------------------------------------------------------------------------------------
@@ -371,11 +368,6 @@ class _WatchedService:
     ) -> Result:
         self._running.append((request, operation))
         return self._inner.execute(operation, principal, request, time, view)
-
-
-def _digest_of(proposal: PrePrepare) -> Digest:
-    items = [(digest(request.statement), request.signature) for request in proposal.requests]
-    return batch_digest(proposal.time, items)
 
 
 def _difference(claim: Claim, known: Claim) -> str:

@@ -8,15 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from cluster.faults import manifest as faults
-from cluster.faults.manifest import Manifest, ManifestError
+from cluster.faults.manifest import Manifest
 from cluster.sim.kernel import Kernel
 from cluster.sim.network import Network
 from cluster.sim.server import Server
 from cluster.sim.trace import Trace
-
-LASTING_PRIMARY: int | None = 0
-"""The server that leads for good, without which a ring cannot go on: it is never down alone, never lies, and is in
-every core quorum. None as soon as views change: then it is a server like any other."""
 
 FATES = ("dead", "isolated", "deaf", "exposed")
 """What becomes of a correct server outside the core: it stays down, sees nobody, hears nobody, or goes on as before."""
@@ -36,12 +32,10 @@ class Faulty(NamedTuple):
 
 
 def choose_faulty(manifest: Manifest, kernel: Kernel) -> Faulty:
-    """Who is faulty for good. Raises ManifestError when the lasting primary is to lie."""
+    """Who is faulty for good."""
     choices = kernel.random("faulty")
     named = {lie.server for lie in manifest.liars}
-    if LASTING_PRIMARY is not None and LASTING_PRIMARY in named:
-        raise ManifestError(f"liars: server {LASTING_PRIMARY} leads for good and cannot lie, before views change")
-    free = [server for server in range(manifest.sizes.servers) if server not in named | {LASTING_PRIMARY}]
+    free = [server for server in range(manifest.sizes.servers) if server not in named]
     chosen = choices.sample(free, min(manifest.faults, len(free)))
     liars: dict[int, faults.Lie] = {}
     for lie in manifest.liars:
@@ -112,10 +106,7 @@ class Weather:
         ]
         if self._manifest.ending.heal == "all":
             return frozenset(correct)
-        chosen = self._choices.sample(correct, 2 * self._manifest.faults + 1)
-        if LASTING_PRIMARY is not None and LASTING_PRIMARY not in chosen:
-            chosen[0] = LASTING_PRIMARY
-        return frozenset(chosen)
+        return frozenset(self._choices.sample(correct, 2 * self._manifest.faults + 1))
 
     def shelter(self, core: frozenset[int]) -> None:
         """From now on nothing happens to these servers, nor between them and clients."""
@@ -175,7 +166,7 @@ class Weather:
     # --- processes -------------------------------------------------------------------------------------------------
 
     def _may_fall(self, server: Server | None, at_once: int) -> bool:
-        if server is None or server.identity == LASTING_PRIMARY or not server.up or server.dying:
+        if server is None or not server.up or server.dying:
             return False
         return sum(not other.up or other.dying for other in self._servers) < at_once
 
@@ -213,7 +204,7 @@ class Weather:
         if self._sheltered or turn == len(self._servers):
             return
         server = self._servers[turn]
-        if server.up and server.identity != LASTING_PRIMARY:
+        if server.up:
             self._kill(server)
             self._later(rolling.seconds, self._restart, server)
         self._later(rolling.seconds + rolling.pause_seconds, self._roll, rolling, turn + 1)
@@ -303,6 +294,8 @@ class Weather:
             case "client":
                 client = -1 - choices.randrange(self._manifest.sizes.clients)
                 links = [(client, one), (one, client)] if choices.random() < 0.5 else [(client, one)]
+        # What is healed already carries everything: to cut it would only be said, not done.
+        links = [link for link in links if not {end for end in link if end >= 0} <= self._sheltered]
         self._cut(links)
         self._later(partitions.seconds, self._mend, links)
 

@@ -209,7 +209,7 @@ class RingServer:
         marks = [Write(UPLOADS, guid, now.to_bytes(8, "big")) for guid in unused]
         kept = (*writes, *marks)
         held = ToClient(client, BlocksHeld(ask))
-        return [Persist(kept), held, *self._translate(self.replica.bodies_arrived(kept))]
+        return [Persist(kept), held, *self._translate(self.replica.bodies_arrived(kept, now))]
 
     def _uploads(self) -> list[tuple[bytes, bytes]]:
         return self._disk.scan(UPLOADS, b"", b"\xff" * 33)

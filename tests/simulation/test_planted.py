@@ -29,8 +29,8 @@ def vote_before_it_is_durable(monkeypatch):
     vote = ordering.Ordering._vote
 
     def swapped(self, sequence, slot):
-        kept, sent, *rest = vote(self, sequence, slot)
-        return [sent, kept, *rest]
+        effects = vote(self, sequence, slot)
+        return [*effects[1:2], *effects[:1], *effects[2:]]
 
     monkeypatch.setattr(ordering.Ordering, "_vote", swapped)
 

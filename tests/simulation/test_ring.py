@@ -31,7 +31,7 @@ def test_rings_keep_their_promises(seed):
     run = simulate(seed, drawn(seed, 100))
     assert run.verdict is Verdict.OK, told(run)
     assert run.operations == 100
-    assert run.batches > 1
+    assert run.batches
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from bft.service import Result, ServiceView
 from bft.signatures import Ed25519Signer, Ed25519Verifier
 from bft.state_tree import Kind, state_key
 from bft.threshold import Frost, deal
+from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, Epoch, ReplicaId, View
 
 LATER = 1_060_000_000_000
@@ -128,7 +129,7 @@ class Client:
 class Ring:
     """n replicas with real keys. `run` delivers everything until nothing is under way; timers fire only on request."""
 
-    def __init__(self, size: int = 4) -> None:
+    def __init__(self, size: int = 4, tuning: Tuning = DEFAULT) -> None:
         faults = (size - 1) // 3
         signers = [Ed25519Signer(Secret(hashlib.sha256(b"replica %d" % i).digest())) for i in range(size)]
         material = b"".join(hashlib.sha512(b"dealer %d" % i).digest() for i in range(faults + 1))
@@ -146,6 +147,7 @@ class Ring:
         self.down: set[ReplicaId] = set()
         self._public, self._shares, self._signers = public, shares, signers
         self._starts = 0
+        self._tuning = tuning
         self.replicas = [self._make(ReplicaId(i)) for i in range(size)]
         for replica in self.replicas:
             self.start(replica.identity)
@@ -161,6 +163,7 @@ class Ring:
             scheme,
             Register(),
             self.disks[identity],
+            self._tuning,
         )
 
     def start(self, identity: ReplicaId) -> None:
