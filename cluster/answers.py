@@ -16,8 +16,17 @@ class RingServer(Answer, frozen=True, kw_only=True):
     primary: str | None
     """The server that it takes for the primary of its view."""
     behind: int | None
-    """Batches between it and the server that is furthest."""
+    """Batches between it and where f + 1 servers are; null while fewer answer."""
+    condition: str | None
+    """`serving`, `changing view`, `catching up`, `transferring`, `learning`, `disk full`, `disk failing`,
+    `disk damaged` or `diverged`."""
+    detail: str | None
+    """Its condition in its own words; may be empty."""
+    view_active: bool | None
+    """Whether it takes part in its view; false while it waits for the next one to begin."""
     disk_bytes: int
+    free_bytes: int | None
+    """Room left on its disk; 0 also when it does not know."""
     client_address: str
     metrics: str
 
@@ -31,14 +40,35 @@ class Cached(Answer, frozen=True, kw_only=True):
 
 
 class ClusterStatus(Answer, frozen=True, kw_only=True):
-    """`cluster up` and `cluster status`."""
+    """`cluster status`, and most of `cluster up`."""
 
     directory: str
     public_key: str
     """The ring's key, all that `pond verify --ring-key` needs."""
+    primary: str | None
+    """The server that leads, as f + 1 say; null when they do not agree."""
+    view: int | None
+    """The view that it leads."""
+    may_fail: int
+    """How many more servers may fail while writes go on; below 0, so many have to serve again before writes go on."""
     ring: list[RingServer]
     replicas: list[Cached]
     storage: list[Cached]
+
+
+class NotStarted(Answer, frozen=True, kw_only=True):
+    """A server that `cluster up` could not bring to serve."""
+
+    name: str
+    reason: str
+
+
+class Up(ClusterStatus, frozen=True, kw_only=True):
+    """`cluster up`: the keys of ClusterStatus, and these."""
+
+    started: list[str]
+    """Servers that it started and that serve; others may have run before."""
+    failed: list[NotStarted]
 
 
 class ServerNames(Answer, frozen=True, kw_only=True):

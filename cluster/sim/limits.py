@@ -1,4 +1,7 @@
-"""How large the protocol's windows are in one run: small ones make its corners come up in two hundred operations."""
+"""How large the protocol's windows are in one run: small ones make its corners come up within two hundred operations.
+
+The constants are the protocol's own, in `bft` and in the client; a run sets them for itself and puts them back.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +28,10 @@ class Bounds(NamedTuple):
 
 
 def tuning(manifest: Manifest) -> Tuning:
-    """The protocol's windows in a run."""
+    """Sizes that the ring of a run works with: production's, but for those that its manifest gives."""
     limits = manifest.limits
-    changed = {name: getattr(limits, name) for name in Tuning._fields if getattr(limits, name, None) is not None}
-    return DEFAULT._replace(**changed)
+    given = {name: getattr(limits, name) for name in Tuning._fields}
+    return DEFAULT._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def bounds(manifest: Manifest) -> Bounds:
@@ -39,7 +42,7 @@ def bounds(manifest: Manifest) -> Bounds:
 
 @contextmanager
 def applied(manifest: Manifest) -> Iterator[None]:
-    """Within this, updates of impatient clients expire soon."""
+    """Within this, clients' updates expire when the run's should."""
     before = client.MARGIN_SECONDS
     if manifest.habits.patience_seconds is not None:
         client.MARGIN_SECONDS = IMPATIENT_MARGIN_SECONDS

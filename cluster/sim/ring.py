@@ -16,6 +16,8 @@ from enum import Enum
 from functools import lru_cache
 from time import perf_counter
 
+import msgspec
+
 from bft.membership import Membership
 from bft.replica import Replica
 from bft.secret import Secret
@@ -273,7 +275,9 @@ class Scenario:
         for ran in self.watch.ordered.values():
             if ran.sequence > execution.executed or ran.outcome.status is not Status.COMMITTED:
                 continue
-            for guid in named_blocks(decode(ran.operation)):
+            asked = decode(ran.operation)
+            clause = asked.clauses[ran.outcome.clause or 0]
+            for guid in named_blocks(msgspec.structs.replace(asked, clauses=[clause])):
                 if server.disk.size(BLOCKS, guid) is None:
                     raise Violation(f"rule 2: server {server.identity} lacks block {guid.hex()[:8]} of a version")
             before = newest.setdefault(ran.outcome.aguid, ran.outcome)

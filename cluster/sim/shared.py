@@ -59,6 +59,8 @@ class SharedService:
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
         self.hold = inner.hold
+        self.parts = inner.parts
+        self.read = inner.read
 
     def refuses(self, operation: bytes) -> str | None:
         """Reason why the operation's form is bad, or None."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bft.answer import Status as AnswerStatus
 from bft.answer import decode as decode_answer
-from bft.batches import digest_of
+from bft.batches import batch_digest
 from bft.certificate import CertificateError, Claim
 from bft.effects import Broadcast, Effect, NewCertificate, Send
 from bft.execution import Batch, Execution
@@ -21,7 +21,7 @@ from bft.membership import Membership
 from bft.messages import Checkpoint, Commit, Decided, Message, NewView, Prepare, PrePrepare
 from bft.service import Result, ServiceView, StateMachine
 from bft.signatures import Verifier
-from bft.statement import Digest
+from bft.statement import Digest, digest
 from bft.types import AgreedTime, Sequence, View
 from cluster.sim.limits import Bounds
 from cluster.sim.server import Server
@@ -95,7 +95,8 @@ class Watch:
         self._quorum = 2 * ((membership.size - 1) // 3) + 1  # not as the membership has it
         self._right_time = right_time
         self._faulty = faulty
-        self._votes: dict[Sequence, dict[View, _Votes]] = {}
+        self._votes: dict[Place, _Votes] = {}
+        self._views_of: dict[Sequence, list[View]] = {}
         self._decided: dict[Sequence, dict[int, Digest]] = {}
         """What correct servers told others was decided."""
         self._memory = {identity: _Memory() for identity in range(membership.size)}
@@ -142,12 +143,12 @@ class Watch:
             self._ran(sequence, name, operation, answers[name])
 
     def _check_quorum(self, server: Server, batch: Batch) -> None:
-        """Committed means: 2f+1 replicas hold the batch as prepared, this one among them; learned, that f+1 others told
-        that it was decided."""
+        """Committed means: 2f+1 replicas hold the batch as prepared in one view, this one among them; learned, that f+1
+        others told that it was decided."""
         committed: set[int] = set()
-        for votes in self._votes.get(batch.sequence, {}).values():
-            in_one_view = self._backers(votes.commits, batch.digest) - {server.identity}
-            committed = max(committed, in_one_view, key=len)
+        for view in self._views_of.get(batch.sequence, ()):
+            backers = self._backers(self._votes[view, batch.sequence].commits, batch.digest) - {server.identity}
+            committed = max(committed, backers, key=len)
         if len(committed) + 1 >= self._quorum:
             return
         told = self._backers(self._decided.get(batch.sequence, {}), batch.digest) - {server.identity}
@@ -200,7 +201,7 @@ class Watch:
                 del book[place]
         for sequence in [sequence for sequence in memory.checkpoints if sequence <= ordering.stable]:
             del memory.checkpoints[sequence]
-        if ordering.view < memory.view:
+        if replica.views.view < memory.view:
             raise Violation(f"rule 2: server {server.identity} restarted and forgot view {memory.view}")
         for (view, sequence), voted in memory.voted.items():
             kept = [vote for vote in ordering.accepted.get(sequence, []) if vote.digest == voted]
@@ -289,14 +290,14 @@ class Watch:
                 self._once(self._votes_on(view, sequence).prepares, server, sequence, voted, "prepared")
                 memory.voted[view, sequence] = voted
             case PrePrepare(view=view, sequence=sequence) if identity == self._membership.primary(view):
-                voted = digest_of(message.time, message.requests)
+                voted = _digest_of(message)
                 self._once(self._votes_on(view, sequence).proposal, server, sequence, voted, "proposed")
                 memory.voted[view, sequence] = voted
             case Checkpoint(sequence=sequence, digest=voted):
                 if memory.checkpoints.setdefault(sequence, voted) != voted:
                     raise Violation(f"server {identity} signed two checkpoints at {sequence}")
             case NewView(view=view, stable=stable, batches=batches) if identity == self._membership.primary(view):
-                for place, voted in enumerate(batches):
+                for place, voted in enumerate(batches):  # it stands for PRE-PREPAREs of what it names
                     sequence = Sequence(stable + 1 + place)
                     self._once(self._votes_on(view, sequence).proposal, server, sequence, voted, "proposed")
             case Decided(sequence=sequence, digest=decided):
@@ -310,10 +311,10 @@ class Watch:
             raise Violation(f"rule 1: server {server.identity} {verb} two batches at {sequence} in one view")
 
     def _votes_on(self, view: View, sequence: Sequence) -> _Votes:
-        views = self._votes.setdefault(sequence, {})
-        votes = views.get(view)
+        votes = self._votes.get((view, sequence))
         if votes is None:
-            votes = views[view] = _Votes()
+            votes = self._votes[view, sequence] = _Votes()
+            self._views_of.setdefault(sequence, []).append(view)
         return votes
 
     # --- bounds ----------------------------------------------------------------------------------------------------
@@ -362,12 +363,19 @@ class _WatchedService:
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
         self.hold = inner.hold
+        self.parts = inner.parts
+        self.read = inner.read
 
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
     ) -> Result:
         self._running.append((request, operation))
         return self._inner.execute(operation, principal, request, time, view)
+
+
+def _digest_of(proposal: PrePrepare) -> Digest:
+    items = [(digest(request.statement), request.signature) for request in proposal.requests]
+    return batch_digest(proposal.time, items)
 
 
 def _difference(claim: Claim, known: Claim) -> str:

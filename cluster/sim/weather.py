@@ -221,6 +221,7 @@ class Weather:
         if server is not None and server.up:
             self._kill(server)
             server.disk.wipe()
+            server.lost_votes = True
             self._trace.note("amnesia", server.identity)
             self._later(spell.seconds, self._restart, server)
 
