@@ -106,8 +106,7 @@ class Weather:
         ]
         if self._manifest.ending.heal == "all":
             return frozenset(correct)
-        chosen = self._choices.sample(correct, 2 * self._manifest.faults + 1)
-        return frozenset(chosen)
+        return frozenset(self._choices.sample(correct, 2 * self._manifest.faults + 1))
 
     def shelter(self, core: frozenset[int]) -> None:
         """From now on nothing happens to these servers, nor between them and clients."""
@@ -296,6 +295,8 @@ class Weather:
             case "client":
                 client = -1 - choices.randrange(self._manifest.sizes.clients)
                 links = [(client, one), (one, client)] if choices.random() < 0.5 else [(client, one)]
+        # What is healed already carries everything: to cut it would only be said, not done.
+        links = [link for link in links if not {end for end in link if end >= 0} <= self._sheltered]
         self._cut(links)
         self._later(partitions.seconds, self._mend, links)
 
