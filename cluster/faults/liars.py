@@ -142,12 +142,12 @@ class LyingServer(RingServer):
             return []
         return self._liar.says(super().on_peer(sender, message, now), now)
 
-    def on_client(self, client: object, question: Question, now: AgreedTime) -> Effects:
+    def on_client(self, client: object, question: Question, now: AgreedTime, key: str = "") -> Effects:
         """A question from a client."""
         self._clock = now
         if not self._liar.hears(client, question, now):
             return []
-        return self._liar.says(super().on_client(client, question, now), now)
+        return self._liar.says(super().on_client(client, question, now, key), now)
 
     def on_timer(self, timer: Timer, now: AgreedTime) -> Effects:
         """A timer has fired: the liar's own, or the core's."""

@@ -212,7 +212,7 @@ class Life:
     def _look_for_room(self) -> None:
         self._room = Room(self._storage.disk_bytes(), self._storage.free_bytes())
         self._metrics.free_bytes.set(self._room.free_bytes)
-        self.core.has_room(self._room.free_bytes - self._reserve_bytes)
+        self.core.uploads.has_room(self._room.free_bytes - self._reserve_bytes)
         self._later(ROOM_SECONDS, self._guarded, self._look_for_room)
 
     def _guarded(self, work: Callable[[], None]) -> None:

@@ -321,7 +321,7 @@ class Server:
                 continue
             self._metrics.messages.labels(type(question).__name__, "in").inc()
             if self._life is not None:
-                self._life.take(self._life.core.on_client, client, question, now)
+                self._life.take(self._life.core.on_client, client, question, now, key)
             elif self._aside is not None:
                 self._send(ToClient(client, self._answer_aside(question, self._aside.status)))
 
