@@ -30,6 +30,7 @@ from bft.effects import (
     SetTimer,
     Store,
     Timer,
+    ViewChanged,
 )
 from bft.key_share import decode as decode_share
 from bft.log import LOG, META, STATE
@@ -237,6 +238,10 @@ class Server:
                 case Executed(_, _, answers):
                     self._metrics.batches.inc()
                     self._metrics.requests.inc(len(answers))
+                case ViewChanged(view, primary, active, why):
+                    if active:
+                        self._metrics.views.inc()
+                    self._log.info("view", view=view, primary=primary, active=active, why=why)
 
     def _finish(self) -> None:
         """The end of a burst: propose, sync once, then send all that waited for the sync."""
