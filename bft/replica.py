@@ -229,7 +229,7 @@ class Replica:
             case Status():
                 return self.retransmission.on_status(sender, message, now)
             case Decided():
-                return self.catch_up.on_decided(sender, message, self.execution.executed)
+                return self._on_decided(sender, message)
             case Relay():
                 return self._on_relay(sender, message)
             case FetchBatches():
@@ -241,6 +241,15 @@ class Replica:
             case Bodies():
                 arrived = self.batches.on_bodies(message) + self.requests.on_bodies(message, now)
                 return arrived + self._batches_arrived(now)
+
+    def _on_decided(self, sender: ReplicaId, message: Decided) -> list[Effect]:
+        """What f + 1 say is fetched at once, number by number as it is proved: who is far behind would never arrive if
+        it asked only now and then."""
+        proved = self.catch_up.on_decided(sender, message, self.execution.executed)
+        if not proved or self.batches.knows(message.sequence, message.digest):
+            return []
+        self.batches.want(message.sequence, message.digest)
+        return self.batches.fetch_from(sender, message.sequence, message.digest)
 
     def _on_ordering(self, sender: ReplicaId, message: PrePrepare | Prepare | Commit, now: AgreedTime) -> list[Effect]:
         if message.view > self.views.view or (message.view == self.views.view and not self.views.active):
@@ -302,10 +311,11 @@ class Replica:
         if decision is None or self.ordering.silent:
             return effects
         numbers = map(Sequence, range(decision.stable + 1, decision.stable + 1 + len(decision.batches)))
-        for sequence, digest in zip(numbers, decision.batches, strict=True):
-            if sequence > max(self.execution.executed, self.ordering.stable):
-                self.batches.want(sequence, digest)
-        if self.batches.lacking:
+        settled = max(self.execution.executed, self.ordering.stable)
+        open_ones = [named for named in zip(numbers, decision.batches, strict=True) if named[0] > settled]
+        for sequence, digest in open_ones:
+            self.batches.want(sequence, digest)
+        if any(self.batches.get(sequence, digest) is None for sequence, digest in open_ones):
             return [*effects, *self.batches.fetch(self._ticks)]
         return effects + self.views.begin(decision) + self._enter(now)
 
