@@ -130,10 +130,10 @@ class LyingServer(RingServer):
         self._liar = KINDS[lie.kind].make(means, parameters_of(lie))
         self._clock = AgreedTime(0)
 
-    def started(self, now: AgreedTime, start: bytes, lost_votes: bool = False) -> Effects:
+    def started(self, now: AgreedTime, start: bytes) -> Effects:
         """The process starts."""
         self._clock = now
-        return self._liar.says(super().started(now, start, lost_votes), now)
+        return self._liar.says(super().started(now, start), now)
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> Effects:
         """A message from another replica."""
