@@ -21,9 +21,6 @@ QUEUE = 4096
 QUEUE_BYTES = 64 * 1024 * 1024
 """Requests that wait, and their bytes; above either the answer is overload."""
 
-RELAY_TICKS = 1
-"""How long a backup waits before it passes a request on: most clients that ask all ask the primary too."""
-
 RELAYED = 64
 """Requests passed on at one tick at most."""
 
@@ -169,11 +166,12 @@ class Requests:
     # --- backups ---------------------------------------------------------------------------------------------------
 
     def tick(self, primary: ReplicaId | None, under_way: set[Digest]) -> list[Effect]:
-        """Time passes. As backup of `primary`, pass on what has waited and is in no batch yet."""
+        """Time passes. As backup of `primary`, pass on what is in no batch yet: not sooner, since most clients that ask
+        all ask the primary too; not later, since others take this replica for the primary until they are told."""
         effects: list[Effect] = []
         for request, waiting in self._waiting.items():
             waiting.ticks += 1
-            due = waiting.ticks > RELAY_TICKS and not waiting.relayed and len(effects) < RELAYED
+            due = not waiting.relayed and len(effects) < RELAYED
             if primary is not None and due and request not in under_way:
                 waiting.relayed = True
                 effects.append(Send(primary, Relay(self._membership.epoch, waiting.admitted.request)))

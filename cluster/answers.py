@@ -145,3 +145,35 @@ class SimulatedRing(Answer, frozen=True, kw_only=True):
     trace: str
     """Hash over everything that happened in all runs: equal for equal seeds on any machine."""
     failures: list[FailedSeed]
+
+
+class Recovered(Answer, frozen=True, kw_only=True):
+    """One scenario of a fault under load, and what its writers saw of it. Null is what it does not measure."""
+
+    name: str
+    n: int
+    """How often the time was taken."""
+    p50_ms: float | None
+    max_ms: float | None
+    target_ms: float | None
+    stretch_ms: float | None
+    seconds: float
+    """How long the writers wrote."""
+    commits_per_second: float
+    longest_gap_ms: float
+    """The longest time without a commit."""
+    views: int
+    """Views that began."""
+    acknowledged: int
+    unknown: int
+    """Updates that were given up after a minute; they may be there or not."""
+    lost: int
+    """Updates that were acknowledged and are not there, or are there twice. Must be 0."""
+    linearizable: bool
+
+
+class Recovery(Answer, frozen=True, kw_only=True):
+    """`bench recovery`. The floor is that of one small write, by the same names as in `results`."""
+
+    floor: dict[str, Floor]
+    results: list[Recovered]

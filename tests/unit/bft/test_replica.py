@@ -349,3 +349,13 @@ def test_who_is_far_behind_fetches_all_of_it_without_waiting_for_another_tick() 
     for _ in range(3 * STATUS_TICKS):
         ring.fire("tick")
     check_one_state(ring)
+
+
+def test_a_backup_that_is_asked_alone_passes_the_request_on_at_its_next_tick() -> None:
+    """A client goes on asking who led before, as long as that works."""
+    ring = Ring()
+    ring.submit(Client().request(b"a"), to=[1])
+    assert ring.executed == [0] * 4
+    ring.fire("tick")
+    assert ring.executed == [1] * 4
+    assert len(ring.answers) == 1
