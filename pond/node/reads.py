@@ -45,7 +45,7 @@ class Reads:
         self._disk = disk
 
     def answer(self, question: ReadObject | ReadHistory, certified: Certified) -> ObjectRead | History:
-        """The answer from one certified state."""
+        """The answer from one certified state. Raises StorageRotten where the disk has not kept what it needs."""
         key = state_key(Kind.OBJECT, question.aguid)
         tree = certified.state.tree
         value = tree.get(key)
@@ -119,6 +119,6 @@ class Reads:
 
     def _stored(self, table: str, key: bytes) -> bytes:
         value = self._disk.get(table, key)
-        if value is None:
-            raise StorageRotten(table, key)  # the state commits to it, so it was here
+        if value is None:  # the state commits to it, so the disk has lost it
+            raise StorageRotten(table, key)
         return value

@@ -48,7 +48,7 @@ from pond.node.ring import RingServer, ToClient
 from pond.node.service import TABLES as SERVICE_TABLES
 from pond.node.service import Service
 from pond.protocol import MAX_MESSAGE_BYTES, Condition, GetStatus, Overloaded, Question, Reply, ServerStatus
-from pond.storage import Storage
+from pond.storage import DATA_FILE, Storage
 from pond.transport import ClientPort, PeerPort, Remote
 from tapestry.guid import GUID
 
@@ -100,7 +100,7 @@ def _open_storage(directory: Path, quota_bytes: int | None, verify_seconds: floa
     """The server's storage. When one that was there at an earlier start is not there again, this server has forgotten
     its votes and could vote differently (design.md, rule 1), so that it has to follow in silence for a while."""
     marker, lost = directory / STARTED, directory / LOST
-    if marker.exists() and not (directory / STORE / "data.mdb").exists():
+    if marker.exists() and not (directory / STORE / DATA_FILE).exists():
         keys.write_durably(lost, b"", replace=True)
     storage = Storage(directory / STORE, TABLES, quota_bytes, verify_seconds)
     if lost.exists():
@@ -160,6 +160,7 @@ class Server:
         self._metrics = Metrics()
         self._life: Life | None = None
         self._aside: _Aside | None = None
+        self._verify_seconds = VERIFY_SECONDS
         self._has_served = False
         self._alive_since = 0.0
         self._look_seconds = LOOK_SECONDS
@@ -228,17 +229,21 @@ class Server:
         """A life that is yet to begin. Raises StorageError, also when the disk is there and not well."""
         quota_bytes = config.read(self._directory / "node.json", config.NodeConfig).quota_bytes
         reserve_bytes = _reserve_bytes(quota_bytes)
-        # What the disk does later, it does to pages that LMDB has copied: once is enough for the file's structure.
-        storage = _open_storage(self._directory, quota_bytes, 0 if self._has_served else VERIFY_SECONDS)
+        if self._has_served and not (self._directory / STORE / DATA_FILE).exists():
+            raise StorageError(f"{self._directory / STORE} is gone: mount its disk again")
+        storage = _open_storage(self._directory, quota_bytes, self._verify_seconds)
+        if self._verify_seconds and not storage.verified:
+            self._log.warning("storage not verified", seconds=self._verify_seconds)
+        self._verify_seconds = 0  # a start is when much may have happened to the disk, and when there is time
         try:
-            for table in (LOG, META, STATE):
-                storage.check_whole(table)
             free = storage.free_bytes()
             if self._aside is not None:
                 self._metrics.free_bytes.set(free)
                 status = msgspec.structs.replace(self._aside.status, free_bytes=free)
                 self._aside = self._aside._replace(status=status)
                 _check_well(storage, free, reserve_bytes // 2)
+            for table in (LOG, META, STATE):
+                storage.check_whole(table)
             disk = Disk(storage)
             replica = Replica(
                 self._identity,
@@ -298,11 +303,14 @@ class Server:
         now = self._loop.time()
         life, self._life = self._life, None
         self._metrics.follow(None)
-        status = self._status_at_first() if self._aside is None else self._aside.status
-        if life is not None:
+        if self._aside is not None:
+            status = self._aside.status
+        elif life is not None:
             status = life.status()
-            if now - self._alive_since > LONGEST_LOOK_SECONDS:
-                self._look_seconds = LOOK_SECONDS
+        else:
+            status = self._status_at_first()
+        if self._aside is None and now - self._alive_since > LONGEST_LOOK_SECONDS:
+            self._look_seconds = LOOK_SECONDS
         if self._aside is None or self._aside.condition is not condition:
             self._metrics.stepped_aside.labels(condition).inc()
             self._log.warning("stepped aside", condition=condition, reason=detail)

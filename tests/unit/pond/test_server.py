@@ -164,6 +164,21 @@ def test_a_disk_that_is_full_at_the_start_is_waited_for(place: layout.ServerPlac
     run(place, test)
 
 
+def test_a_disk_that_is_gone_is_waited_for(place: layout.ServerPlace) -> None:
+    async def test(server: Server, client: Client) -> None:
+        await client.until(Condition.SERVING)
+        Faulty.failure = StorageError("input/output error: check the disk")
+        await client.until(Condition.DISK_FAILING)
+        (place.directory / STORE).rename(place.directory / "elsewhere")
+        Faulty.failure = None
+        while "is gone" not in (await client.until(Condition.DISK_FAILING)).detail:
+            pass
+        (place.directory / "elsewhere").rename(place.directory / STORE)
+        assert (await client.until(Condition.SERVING)).detail == ""
+
+    run(place, test)
+
+
 ROTTEN = StorageRotten("log", b"key")
 
 
