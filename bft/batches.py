@@ -79,6 +79,10 @@ class Batches:
         known = self._known.get((sequence, digest))
         return known.complete if known is not None and not known.missing else None
 
+    def knows(self, sequence: Sequence, digest: Digest) -> bool:
+        """Whether the batch is here, or is being fetched."""
+        return (sequence, digest) in self._known
+
     @property
     def lacking(self) -> bool:
         """Whether some batch waits for something."""
@@ -141,9 +145,10 @@ class Batches:
         if known is None or known.complete is not None:
             return []
         try:
-            return self.offer(message.sequence, digest, message.time, message.requests)
+            held = self.offer(message.sequence, digest, message.time, message.requests)
         except RequestError as error:
             return [Rejected(sender, f"batch: {error}")]
+        return held + self.fetch_from(sender, message.sequence, digest)
 
     def on_bodies(self, message: Bodies) -> list[Effect]:
         """Bodies that were fetched; those that nothing waits for are dropped."""

@@ -163,8 +163,8 @@ class Replica:
                 effects = self._on_timer(timer, now)
             case RandomBytes(data):
                 effects, now = self.signing.on_random(data), AgreedTime(0)
-            case Started(now, start, lost_votes):
-                effects = self._on_started(start, lost_votes)
+            case Started(now, start):
+                effects = self._on_started(start)
         effects += self._run_decided(now)
         self._check_invariants()
         return effects
@@ -178,18 +178,18 @@ class Replica:
 
     # --- starting --------------------------------------------------------------------------------------------------
 
-    def _on_started(self, start: bytes, lost_votes: bool) -> list[Effect]:
+    def _on_started(self, start: bytes) -> list[Effect]:
         self.execution.restore(lambda: self._disk.scan(log.STATE, b"", b"\xff" * 64))
         proven = log.read_stable(self._disk)
         stable = proven.sequence if proven is not None else Sequence(0)
         entries = log.read(self._disk, Sequence(stable + 1), Sequence(stable + 2 * self._tuning.window))
         self.checkpoints.restore(entries)
+        self.recovery.restore()
         self.views.restore()
         self.ordering.restore(entries, stable, self.execution.executed, self.views.view)
         if self.execution.executed % self._tuning.interval == 0:
             self.recovery.checkpoint(self.execution.executed, self.execution.time, self.execution.tree)
         effects: list[Effect] = [
-            *self.recovery.started(lost_votes),
             *self.signing.started(start, self.views.view),
             SetTimer(Timer("tick", View(0)), TICK_SECONDS),
         ]
@@ -242,7 +242,7 @@ class Replica:
             case Status():
                 return self.retransmission.on_status(sender, message, now)
             case Decided():
-                return self.catch_up.on_decided(sender, message, self.execution.executed)
+                return self._on_decided(sender, message)
             case Relay():
                 return self._on_relay(sender, message)
             case FetchBatches():
@@ -256,6 +256,15 @@ class Replica:
                 return arrived + self._batches_arrived(now)
             case FetchState() | StateChunk() | StateGone() | FetchParts() | Parts():
                 return self.recovery.on_message(sender, message) + self._install()
+
+    def _on_decided(self, sender: ReplicaId, message: Decided) -> list[Effect]:
+        """What f + 1 say is fetched at once, number by number as it is proved: who is far behind would never arrive if
+        it asked only now and then."""
+        proved = self.catch_up.on_decided(sender, message, self.execution.executed)
+        if not proved or self.batches.knows(message.sequence, message.digest):
+            return []
+        self.batches.want(message.sequence, message.digest)
+        return self.batches.fetch_from(sender, message.sequence, message.digest)
 
     def _on_ordering(self, sender: ReplicaId, message: PrePrepare | Prepare | Commit, now: AgreedTime) -> list[Effect]:
         if message.view > self.views.view or (message.view == self.views.view and not self.views.active):
@@ -319,10 +328,11 @@ class Replica:
         if decision is None:
             return effects
         numbers = map(Sequence, range(decision.stable + 1, decision.stable + 1 + len(decision.batches)))
-        for sequence, digest in zip(numbers, decision.batches, strict=True):
-            if sequence > max(self.execution.executed, self.ordering.stable):
-                self.batches.want(sequence, digest)
-        if self.batches.lacking:
+        settled = max(self.execution.executed, self.ordering.stable)
+        open_ones = [named for named in zip(numbers, decision.batches, strict=True) if named[0] > settled]
+        for sequence, digest in open_ones:
+            self.batches.want(sequence, digest)
+        if any(self.batches.get(sequence, digest) is None for sequence, digest in open_ones):
             return [*effects, *self.batches.fetch(self._ticks)]
         return effects + self.views.begin(decision) + self._enter(now)
 

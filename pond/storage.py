@@ -355,7 +355,7 @@ class Storage:
                     raise self._damaged("it has no format number")
                 transaction.put(_FORMAT_KEY, FORMAT, db=self._own)
             elif found != FORMAT:
-                raise StorageDamaged(
+                raise StorageUnusable(
                     f"{self._directory} has format {found.decode(errors='replace')}, and this program knows format"
                     f" {FORMAT.decode()}: start the server with the version of Pond that wrote it"
                 )

@@ -130,10 +130,10 @@ class LyingServer(RingServer):
         self._liar = KINDS[lie.kind].make(means, parameters_of(lie))
         self._clock = AgreedTime(0)
 
-    def started(self, now: AgreedTime, start: bytes, lost_votes: bool = False) -> Effects:
+    def started(self, now: AgreedTime, start: bytes) -> Effects:
         """The process starts."""
         self._clock = now
-        return self._liar.says(super().started(now, start, lost_votes), now)
+        return self._liar.says(super().started(now, start), now)
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> Effects:
         """A message from another replica."""
@@ -142,12 +142,12 @@ class LyingServer(RingServer):
             return []
         return self._liar.says(super().on_peer(sender, message, now), now)
 
-    def on_client(self, client: object, question: Question, now: AgreedTime) -> Effects:
+    def on_client(self, client: object, question: Question, now: AgreedTime, key: str = "") -> Effects:
         """A question from a client."""
         self._clock = now
         if not self._liar.hears(client, question, now):
             return []
-        return self._liar.says(super().on_client(client, question, now), now)
+        return self._liar.says(super().on_client(client, question, now, key), now)
 
     def on_timer(self, timer: Timer, now: AgreedTime) -> Effects:
         """A timer has fired: the liar's own, or the core's."""

@@ -113,8 +113,6 @@ class Server:
         self.disk_slowness = 1.0
         self.rotten = False
         """Whether its disk changes what it holds: what such a server runs into is no bug of ours."""
-        self.lost_votes = False
-        """Whether its disk was lost since it ran last."""
         self.starts = 0
         self._core: RingServer | None = None
         self._around = around
@@ -173,12 +171,11 @@ class Server:
         self._free = 0
         self._core = self._make_core(self)
         try:
-            effects = self._core.started(self.now(), self._choices.randbytes(16), self.lost_votes)
+            effects = self._core.started(self.now(), self._choices.randbytes(16))
         except Exception as error:
             self._give_up(error)
             return
         self._around.network.attach(self.identity, self._receive)
-        self.lost_votes = False
         self._around.watcher.started(self)
         self._busy = True
         self._gather(effects)

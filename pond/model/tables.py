@@ -21,7 +21,6 @@ VERSIONS = "versions"
 NUMBERS = "numbers"
 OUTCOMES = "outcomes"
 RANGES = "ranges"
-UPLOADS = "uploads"
 
 
 def number_key(aguid: GUID, number: int) -> bytes:

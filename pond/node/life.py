@@ -27,6 +27,7 @@ from bft.effects import (
     SetTimer,
     Store,
     Timer,
+    ViewChanged,
 )
 from bft.messages import Bodies, PrePrepare
 from bft.types import AgreedTime
@@ -46,7 +47,8 @@ LAZY_SYNC_SECONDS = 1.0
 ROOM_SECONDS = 1.0
 """How often the disk is asked how much room it has: what agreement alone writes meanwhile is far below the reserve."""
 
-Outgoing: TypeAlias = Send | Broadcast | ToClient
+Outgoing: TypeAlias = Send | Broadcast | ToClient | ViewChanged
+"""What leaves this life, for others or for the log, once what came before it is on the disk."""
 P = ParamSpec("P")
 
 
@@ -151,7 +153,7 @@ class Life:
     def _perform(self, effects: list[Effect | ToClient]) -> None:
         for effect in effects:
             match effect:
-                case Send() | Broadcast() | ToClient() | Mark():
+                case Send() | Broadcast() | ToClient() | Mark() | ViewChanged():
                     self._outbox.append(effect)
                     self._outbox_bytes += _size_bytes(effect)
                 case Persist(writes):
@@ -212,7 +214,7 @@ class Life:
     def _look_for_room(self) -> None:
         self._room = Room(self._storage.disk_bytes(), self._storage.free_bytes())
         self._metrics.free_bytes.set(self._room.free_bytes)
-        self.core.has_room(self._room.free_bytes - self._reserve_bytes)
+        self.core.uploads.has_room(self._room.free_bytes - self._reserve_bytes)
         self._later(ROOM_SECONDS, self._guarded, self._look_for_room)
 
     def _guarded(self, work: Callable[[], None]) -> None:

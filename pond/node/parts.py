@@ -21,7 +21,7 @@ from pond.errors import StorageRotten
 from pond.model import tables, tree
 from pond.model.block import BlockRef, bguid
 from pond.model.encryption import OVERHEAD_BYTES
-from pond.model.tables import BLOCKS, NODES, NUMBERS, OUTCOMES, RANGES, UPLOADS, VERSIONS
+from pond.model.tables import BLOCKS, NODES, NUMBERS, OUTCOMES, RANGES, VERSIONS
 from pond.model.tree import TreeRoot
 from pond.model.version import (
     ObjectRecord,
@@ -32,6 +32,7 @@ from pond.model.version import (
     decode_record,
     decode_version_root,
 )
+from pond.node.uploads import UPLOADS, unmarked
 from tapestry.guid import GUID
 
 LEVELS = 8
@@ -253,13 +254,14 @@ class _Block:
         guid = self.span.key
         if disk.size(BLOCKS, guid) is None:
             return None
-        return (Write(UPLOADS, guid, None),) if disk.size(UPLOADS, guid) is not None else ()
+        mark = disk.get(UPLOADS, guid)
+        return unmarked(guid, mark) if mark is not None else ()
 
     def accept(self, values: Sequence[bytes]) -> Accepted:
         (value,) = values
         if bguid(value) != self.span.key:
             raise PartError("another block")
-        return Accepted((), (Write(BLOCKS, self.span.key, value), Write(UPLOADS, self.span.key, None)))
+        return Accepted((), (Write(BLOCKS, self.span.key, value),))
 
 
 def part_named(table: str, key: bytes) -> Part | None:

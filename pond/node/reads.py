@@ -9,6 +9,7 @@ from bft.execution import Certified
 from bft.merkle import inclusion_path
 from bft.state_tree import Kind, state_key
 from bft.statement import Digest
+from pond.errors import StorageRotten
 from pond.model.tables import (
     NUMBERS,
     OUTCOMES,
@@ -118,5 +119,6 @@ class Reads:
 
     def _stored(self, table: str, key: bytes) -> bytes:
         value = self._disk.get(table, key)
-        assert value is not None, f"our fault: {table} lacks {key.hex()}, which the state commits to"
+        if value is None:
+            raise StorageRotten(table, key)  # the state commits to it, so it was here
         return value

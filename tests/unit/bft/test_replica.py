@@ -9,6 +9,7 @@ from bft.answer import Status, check_batch_path, check_session_path, decode
 from bft.effects import Received, Started
 from bft.messages import Certified, Commit, Message, Nonces, PrePrepare, Request, SignatureShare, SigningPlan
 from bft.replica import Replica
+from bft.retransmission import STATUS_TICKS
 from bft.sessions import page_key
 from bft.signatures import Ed25519Verifier
 from bft.tuning import DEFAULT
@@ -334,3 +335,17 @@ def test_a_damaged_state_on_disk_is_noticed_at_start() -> None:
     replica: Replica = ring._make(ReplicaId(1))
     with pytest.raises(StateDamaged):
         replica.step(Started(AgreedTime(0), b"s" * 16))
+
+
+def test_who_is_far_behind_fetches_all_of_it_without_waiting_for_another_tick() -> None:
+    """A replica that gets a few batches a tick never reaches a ring that orders many."""
+    ring = Ring()
+    client = Client()
+    ring.crash(ReplicaId(3))
+    for i in range(2 * DEFAULT.window):
+        ring.submit(client.request(b"%d" % i))
+    settle(ring, 2)
+    ring.restart(ReplicaId(3))
+    for _ in range(3 * STATUS_TICKS):
+        ring.fire("tick")
+    check_one_state(ring)

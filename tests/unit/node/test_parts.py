@@ -14,7 +14,8 @@ from bft.state_tree import Kind, state_key
 from bft.types import ReplicaId
 from pond.model import tables
 from pond.node.parts import SHARED_TABLES, WINDOW, object_parts, read
-from pond.node.service import TABLES, UPLOADS, Service
+from pond.node.service import TABLES, Service
+from pond.node.uploads import UPLOADS
 from tests.unit.bft.ring import MemoryDisk
 from tests.unit.bft.transfers import World, tree_of
 from tests.unit.node.histories import History, RottenDisk, long_history, used_blocks
