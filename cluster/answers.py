@@ -111,6 +111,18 @@ class WriteLatency(Answer, frozen=True, kw_only=True):
     """Mean time between the points in the life of a batch, at the primary."""
 
 
+class Coverage(Answer, frozen=True, kw_only=True):
+    """What the runs reached of one thing that they could reach: a kind of message, a reason of refusal, a point."""
+
+    kind: str
+    """`message`, `client message`, `refusal`, `point` (in the life of a batch) or `event`."""
+    name: str
+    times: int
+    """0: a hole."""
+    runs: int
+    """In how many runs."""
+
+
 class FailedSeed(Answer, frozen=True, kw_only=True):
     """A seed that broke something, and how to see it again."""
 
@@ -123,6 +135,17 @@ class FailedSeed(Answer, frozen=True, kw_only=True):
     """The faults and sizes that it ran with, as TOML."""
     story: list[str]
     """The last events before it, oldest first."""
+
+
+class Smallest(Answer, frozen=True, kw_only=True):
+    """`sim ring --shrink`: the smallest run found that fails like the one asked for."""
+
+    seed: int
+    what: str
+    manifest: str
+    """As TOML, for `--manifest`."""
+    tried: int
+    """Runs that it took to find."""
 
 
 class SimulatedRing(Answer, frozen=True, kw_only=True):
@@ -144,6 +167,9 @@ class SimulatedRing(Answer, frozen=True, kw_only=True):
     seeds_per_second: float
     trace: str
     """Hash over everything that happened in all runs: equal for equal seeds on any machine."""
+    coverage: list[Coverage]
+    smallest: Smallest | None
+    """Null without `--shrink`."""
     failures: list[FailedSeed]
 
 
