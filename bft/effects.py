@@ -56,6 +56,8 @@ class Started(NamedTuple):
 
     now: AgreedTime
     start: bytes
+    lost_votes: bool = False
+    """Whether the disk is not the one that this replica voted with, which was lost or damaged."""
 
 
 class Received(NamedTuple):
@@ -177,6 +179,15 @@ class Mark(NamedTuple):
     point: str
 
 
+class ViewChanged(NamedTuple):
+    """This replica left for a view (not `active`, and `why`), or the view has begun here; to be logged and counted."""
+
+    view: View
+    primary: ReplicaId
+    active: bool
+    why: str
+
+
 Effect = (
     Persist
     | Store
@@ -189,6 +200,7 @@ Effect = (
     | NewCertificate
     | AnswerClient
     | Mark
+    | ViewChanged
 )
 
 

@@ -8,18 +8,28 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bft import log, merkle
+from bft.admission import Admitted
 from bft.answer import Answer, Status
 from bft.certificate import Certificate, Claim
 from bft.effects import Effect, Executed, Mark, NewCertificate, Overlay, Store, Write
 from bft.membership import Membership
-from bft.ordering import Batch
 from bft.service import StateMachine
 from bft.sessions import Sessions, StateView, refusal
 from bft.state_tree import StateTree
+from bft.statement import Digest
 from bft.types import AgreedTime, Sequence
 
 KEPT_STATES = 256
 """Uncertified states kept for a certificate that is still to come; older ones will be covered by a later one."""
+
+
+class Batch(NamedTuple):
+    """A batch that is decided, ready to run."""
+
+    sequence: Sequence
+    time: AgreedTime
+    digest: Digest
+    requests: tuple[Admitted, ...]
 
 
 class State(NamedTuple):
@@ -85,6 +95,13 @@ class Execution:
             raise StateDamaged(f"the state on disk is not the one that batch {progress.executed} left")
         self.executed, self.time = progress.executed, progress.time
         self._sessions.restore(items)
+
+    def install(self, sequence: Sequence, time: AgreedTime, tree: StateTree) -> None:
+        """Go on from a state that was fetched. Certificates of what it skips say nothing new."""
+        assert sequence > self.executed, f"state {sequence} after {self.executed}"
+        self.executed, self.time, self.tree = sequence, time, tree
+        self.states.clear()
+        self._sessions.restore(tree.items())
 
     def run(self, batch: Batch) -> list[Effect]:
         """Execute the next batch."""

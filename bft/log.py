@@ -1,13 +1,26 @@
-"""The replica's log on its disk: proposals (Q entries), prepared entries (P), own checkpoints, and where it stands.
+"""The replica's log on its disk: batches, what was accepted (Q) and prepared (P), what ran, own checkpoints, the view.
 
-Keys are sequence number (8 bytes, big-endian) and kind (1 byte), so that a scan yields the log in order. Bodies are
-not in the log: they lie once, under their digest, in the service's table.
+Keys are sequence number (8 bytes, big-endian) and kind (1 byte), so that a scan yields the log in order. Batches lie in
+numbered places beside what names them, since several may have been accepted at one number in different views. Bodies
+are not in the log: they lie once, under their digest, in the service's table.
 """
+
+from typing import Annotated
 
 import msgspec
 
 from bft.effects import Reader, Write
-from bft.messages import Checkpoint, PrePrepare, Request
+from bft.messages import (
+    MAX_ACCEPTED,
+    Accepted,
+    Checkpoint,
+    NewView,
+    Request,
+    SigningPlan,
+    StableCheckpoint,
+    ViewChange,
+)
+from bft.signatures import Signature
 from bft.statement import Digest
 from bft.types import AgreedTime, Sequence, View
 
@@ -15,18 +28,42 @@ LOG = "log"
 META = "meta"
 STATE = "state"
 
-FORMAT = 1
+FORMAT = 2
 
-_PROPOSAL = b"\x00"
-_PREPARED = b"\x01"
-_CHECKPOINT = b"\x02"
+PLACES = MAX_ACCEPTED + 1
+"""Places for batches at one number: one for each that was accepted, and one for a batch that ran without."""
+
+_Q = bytes([0x10])
+_P = bytes([0x11])
+_RAN = bytes([0x12])
+_CHECKPOINT = bytes([0x13])
 
 
-class PreparedEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A P entry: this batch prepared here in this view (TOCS 2002, section 4.4)."""
+class Contents(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a batch consists of, its requests without the bodies that they name."""
 
-    view: View
+    time: AgreedTime
+    requests: list[Request]
+
+
+class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A Q entry: this replica accepted the batch in this view (TOCS 2002, section 4.4), and where the batch lies.
+
+    A batch that the primary proposed afresh has its signature and signing plan; one that NEW-VIEW named has neither.
+    """
+
     digest: Digest
+    view: View
+    place: int
+    plan: SigningPlan | None
+    signature: Signature | None
+
+
+class Ran(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Which batch was executed, and where it lies."""
+
+    digest: Digest
+    place: int
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -38,42 +75,65 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     state_root: Digest
 
 
+class Standing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The view, and how this replica came to it: on disk before its VIEW-CHANGE leaves, and before it votes there."""
+
+    view: View
+    view_change: ViewChange | None
+    """Our own, while the view has not begun."""
+    new_view: NewView | None
+    """What the view began with; None in view 0."""
+
+
 class Entry(msgspec.Struct):
     """What the log holds about one sequence number."""
 
-    proposal: PrePrepare | None = None
-    prepared: PreparedEntry | None = None
+    votes: list[Vote] = []
+    prepared: Accepted | None = None
+    ran: Ran | None = None
     checkpoint: Checkpoint | None = None
+
+    def place_of(self, digest: Digest) -> int | None:
+        """Where the batch with this digest lies, if it does."""
+        if self.ran is not None and self.ran.digest == digest:
+            return self.ran.place
+        return next((vote.place for vote in self.votes if vote.digest == digest), None)
 
 
 _encode = msgspec.msgpack.encode
-_proposals = msgspec.msgpack.Decoder(PrePrepare)
-_prepared = msgspec.msgpack.Decoder(PreparedEntry)
+_contents = msgspec.msgpack.Decoder(Contents)
+_votes = msgspec.msgpack.Decoder(list[Vote])
+_prepared = msgspec.msgpack.Decoder(Accepted)
+_ran = msgspec.msgpack.Decoder(Ran)
 _checkpoints = msgspec.msgpack.Decoder(Checkpoint)
 _progress = msgspec.msgpack.Decoder(Progress)
-_sequences = msgspec.msgpack.Decoder(Sequence)
+_standing = msgspec.msgpack.Decoder(Standing)
+_stable = msgspec.msgpack.Decoder(StableCheckpoint)
+_learning = msgspec.msgpack.Decoder(Annotated[int, msgspec.Meta(ge=0)])
 
 
 def _key(sequence: Sequence, kind: bytes) -> bytes:
     return sequence.to_bytes(8, "big") + kind
 
 
-def without_bodies(proposal: PrePrepare) -> PrePrepare:
-    """The proposal as it is kept and sent again: whoever lacks a body fetches it by its digest."""
-    if not any(request.bodies for request in proposal.requests):
-        return proposal
-    bare = [Request(request.statement, request.signature, []) for request in proposal.requests]
-    return msgspec.structs.replace(proposal, requests=bare)
+def contents(sequence: Sequence, place: int, batch: Contents) -> Write:
+    """A batch, at one of its number's places."""
+    return Write(LOG, _key(sequence, bytes([place])), _encode(batch))
 
 
-def proposal(message: PrePrepare) -> Write:
-    """The Q entry: what this replica voted for at this place in this view."""
-    return Write(LOG, _key(message.sequence, _PROPOSAL), _encode(without_bodies(message)))
+def votes(sequence: Sequence, accepted: list[Vote]) -> Write:
+    """The Q entries of a number, on disk before PREPARE (by the primary: before its proposal)."""
+    return Write(LOG, _key(sequence, _Q), _encode(accepted))
 
 
-def prepared(sequence: Sequence, view: View, digest: Digest) -> Write:
+def prepared(entry: Accepted) -> Write:
     """The P entry, on disk before COMMIT."""
-    return Write(LOG, _key(sequence, _PREPARED), _encode(PreparedEntry(view, digest)))
+    return Write(LOG, _key(entry.sequence, _P), _encode(entry))
+
+
+def ran(sequence: Sequence, digest: Digest, place: int) -> Write:
+    """The batch that was executed."""
+    return Write(LOG, _key(sequence, _RAN), _encode(Ran(digest, place)))
 
 
 def checkpoint(message: Checkpoint) -> Write:
@@ -86,9 +146,19 @@ def progress(executed: Sequence, time: AgreedTime, state_root: Digest) -> Write:
     return Write(META, b"progress", _encode(Progress(FORMAT, executed, time, state_root)))
 
 
-def stable(sequence: Sequence) -> Write:
+def stable(proven: StableCheckpoint) -> Write:
     """The last stable checkpoint."""
-    return Write(META, b"stable", _encode(sequence))
+    return Write(META, b"stable", _encode(proven))
+
+
+def standing(where: Standing) -> Write:
+    """The view."""
+    return Write(META, b"view", _encode(where))
+
+
+def learning(until: Sequence) -> Write:
+    """This replica lost its votes and stays silent until a checkpoint at `until` is stable; 0: it votes."""
+    return Write(META, b"learning", _encode(until))
 
 
 def read_progress(disk: Reader) -> Progress | None:
@@ -97,32 +167,60 @@ def read_progress(disk: Reader) -> Progress | None:
     return _progress.decode(data) if data is not None else None
 
 
-def read_stable(disk: Reader) -> Sequence:
-    """What `stable` wrote last, or 0."""
+def read_stable(disk: Reader) -> StableCheckpoint | None:
+    """What `stable` wrote last, or None before the first."""
     data = disk.get(META, b"stable")
-    return _sequences.decode(data) if data is not None else Sequence(0)
+    return _stable.decode(data) if data is not None else None
+
+
+def read_standing(disk: Reader) -> Standing:
+    """What `standing` wrote last, or view 0."""
+    data = disk.get(META, b"view")
+    return _standing.decode(data) if data is not None else Standing(View(0), None, None)
+
+
+def read_learning(disk: Reader) -> Sequence:
+    """What `learning` wrote last, or 0."""
+    data = disk.get(META, b"learning")
+    return Sequence(_learning.decode(data)) if data is not None else Sequence(0)
+
+
+def read_contents(disk: Reader, sequence: Sequence, place: int) -> Contents:
+    """The batch at a place that a vote or a `Ran` of this log names."""
+    data = disk.get(LOG, _key(sequence, bytes([place])))
+    assert data is not None, f"our fault: the log lacks a batch that it names at {sequence}"
+    return _contents.decode(data)
+
+
+def read_entry(disk: Reader, sequence: Sequence) -> Entry:
+    """What is known about one number."""
+    return read(disk, sequence, sequence).get(sequence) or Entry()
 
 
 def read(disk: Reader, first: Sequence, last: Sequence) -> dict[Sequence, Entry]:
-    """Entries first to last, those that exist, in order."""
+    """Entries first to last, those that exist, in order. Batches stay on the disk."""
     entries: dict[Sequence, Entry] = {}
-    for key, data in disk.scan(LOG, _key(first, b""), _key(Sequence(last + 1), b"")):
-        entry = entries.setdefault(Sequence(int.from_bytes(key[:8], "big")), Entry())
-        match key[8:]:
-            case b"\x00":
-                entry.proposal = _proposals.decode(data)
-            case b"\x01":
-                entry.prepared = _prepared.decode(data)
-            case b"\x02":
-                entry.checkpoint = _checkpoints.decode(data)
-            case kind:
-                raise AssertionError(f"log entry of unknown kind {kind!r}")
+    for sequence in map(Sequence, range(first, last + 1)):
+        start, stop = _key(sequence, _Q), _key(sequence, _CHECKPOINT + b"\x00")
+        for key, data in disk.scan(LOG, start, stop):
+            entry = entries.setdefault(sequence, Entry())
+            match key[8:]:
+                case b"\x10":
+                    entry.votes = _votes.decode(data)
+                case b"\x11":
+                    entry.prepared = _prepared.decode(data)
+                case b"\x12":
+                    entry.ran = _ran.decode(data)
+                case b"\x13":
+                    entry.checkpoint = _checkpoints.decode(data)
+                case kind:
+                    raise AssertionError(f"log entry of unknown kind {kind!r}")
     return entries
 
 
 def truncate(first: Sequence, last: Sequence) -> tuple[Write, ...]:
     """Forget entries first to last."""
-    kinds = (_PROPOSAL, _PREPARED, _CHECKPOINT)
+    kinds = (*(bytes([place]) for place in range(PLACES)), _Q, _P, _RAN, _CHECKPOINT)
     return tuple(
         Write(LOG, _key(Sequence(sequence), kind), None) for sequence in range(first, last + 1) for kind in kinds
     )

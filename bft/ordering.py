@@ -1,8 +1,9 @@
 """Three-phase ordering within one view, as a pure state machine (Castro & Liskov, TOCS 2002, section 4.2).
 
-Here: pre-prepare, prepare, commit between the watermarks; votes that overtake their proposal; bodies that travel
-beside; sending again from memory and log. Not here: view change (section 4.4). The primary signs its proposals, which
-are its vote; PREPARE and COMMIT rely on authenticated links.
+Here: pre-prepare, prepare, commit between the watermarks; votes that overtake their proposal; what this replica
+accepted and prepared (Q and P, for view changes); sending again from memory and log. The primary signs its proposals,
+which are its vote; PREPARE and COMMIT rely on authenticated links. Not here: what batches consist of (`batches`), and
+how a view begins (`view_change`); the numbers that NEW-VIEW names go through the same phases, with it for a proposal.
 """
 
 from collections.abc import Sequence as SequenceOf
@@ -11,58 +12,49 @@ from typing import NamedTuple
 import msgspec
 
 from bft import log, statement
-from bft.admission import Admission, Admitted
-from bft.effects import Broadcast, Effect, Mark, Overlay, Persist, Rejected, Send, Store
+from bft.admission import Admitted
+from bft.batches import Batches, batch_digest, digest_of
+from bft.effects import Broadcast, Effect, Mark, Overlay, Persist, Rejected, Send
 from bft.membership import Membership
 from bft.messages import (
-    MAX_BODIES,
-    Bodies,
+    MAX_ACCEPTED,
+    Accepted,
     Commit,
-    FetchBodies,
     Message,
     Prepare,
     PrePrepare,
     RequestError,
     SigningPlan,
 )
-from bft.service import StateMachine
 from bft.signatures import Signer, Verifier
 from bft.statement import Digest
+from bft.tuning import Tuning
 from bft.types import AgreedTime, ReplicaId, Sequence, View
 
-WINDOW = 256
-"""L: how far above the last stable checkpoint sequence numbers may run (four checkpoint intervals)."""
-
 DRIFT_SECONDS = 5
-"""How far ahead of a backup's own clock a proposal's time may lie: clocks kept by NTP differ far less."""
-
-MAX_FETCH_BYTES = 8 * 1024 * 1024
-"""Bodies sent in answer to one FETCH-BODIES; who needs more asks again."""
+"""How far a fresh proposal's time may lie from a backup's own clock: clocks kept by NTP differ far less. What NEW-VIEW
+names keeps its time, however old."""
 
 
-class Batch(NamedTuple):
-    """A committed batch, ready to run."""
+class Committed(NamedTuple):
+    """A number is decided here: which batch, and who signs what it leaves."""
 
-    sequence: Sequence
-    view: View
-    time: AgreedTime
     digest: Digest
-    requests: tuple[Admitted, ...]
+    view: View
     plan: SigningPlan | None
 
 
 class Slot:
     """What is known about one sequence number in the current view. Votes are kept by voter, as evidence."""
 
-    __slots__ = ("commits", "committing", "digest", "missing", "prepares", "proposal", "requests", "signature", "voted")
+    __slots__ = ("commits", "committing", "digest", "plan", "prepares", "signature", "voted")
 
     def __init__(self) -> None:
-        self.proposal: PrePrepare | None = None
         self.digest: Digest = b""
-        self.requests: tuple[Admitted, ...] = ()
-        self.signature = b""
-        """The proposal's, by which one that comes again is known when the proposal itself is only in the log."""
-        self.missing: set[Digest] = set()
+        """The batch proposed, by its primary or by NEW-VIEW; empty while there are only votes."""
+        self.plan: SigningPlan | None = None
+        self.signature: bytes | None = None
+        """The proposal's; None for a number that NEW-VIEW named."""
         self.prepares: dict[ReplicaId, Digest] = {}
         self.commits: dict[ReplicaId, Digest] = {}
         self.voted = False
@@ -72,13 +64,8 @@ class Slot:
         """Everything about the slot, for a failed assertion."""
         return (
             f"digest {self.digest.hex()[:8]} voted {self.voted} committing {self.committing} "
-            f"missing {len(self.missing)} prepares {sorted(self.prepares)} commits {sorted(self.commits)}"
+            f"prepares {sorted(self.prepares)} commits {sorted(self.commits)}"
         )
-
-
-def batch_digest(time: AgreedTime, requests: SequenceOf[tuple[Digest, bytes]]) -> Digest:
-    """Digest of a batch: its time, and each request's digest with the signature that makes it valid for all alike."""
-    return statement.digest(statement.encode("bft.batch", 1, time, [list(item) for item in requests]))
 
 
 def proposal_statement(
@@ -90,7 +77,7 @@ def proposal_statement(
 
 
 class Ordering:
-    """Agreement on one batch per sequence number. `replica` routes messages here and takes committed batches out."""
+    """Agreement on one batch per sequence number. `replica` routes messages here and takes decisions out."""
 
     def __init__(
         self,
@@ -98,9 +85,9 @@ class Ordering:
         membership: Membership,
         signer: Signer,
         verifier: Verifier,
-        admission: Admission,
-        service: StateMachine,
+        batches: Batches,
         disk: Overlay,
+        tuning: Tuning,
     ) -> None:
         self.identity = identity
         self.membership = membership
@@ -109,12 +96,21 @@ class Ordering:
         self.next = Sequence(1)
         self.committing = Sequence(0)
         """Highest sequence number for which this replica has sent COMMIT."""
+        self.silent = False
+        """Whether it takes part without a vote, since it lost those it had given (`learning`)."""
         self.slots: dict[Sequence, Slot] = {}
+        self.prepared: dict[Sequence, Accepted] = {}
+        """P: the batch that prepared at each number, in the latest view in which one did."""
+        self.accepted: dict[Sequence, list[log.Vote]] = {}
+        """Q: the batches accepted at each number, each with the latest view in which it was."""
+        self._named: dict[Sequence, Digest] = {}
+        """Batches that the current view's NEW-VIEW named."""
+        self._executed = Sequence(0)
         self._signer = signer
         self._verifier = verifier
-        self._admission = admission
-        self._service = service
+        self._batches = batches
         self._disk = disk
+        self._window = tuning.window
 
     @property
     def primary(self) -> ReplicaId:
@@ -124,20 +120,24 @@ class Ordering:
     @property
     def high(self) -> Sequence:
         """The high watermark: no number above it counts."""
-        return Sequence(self.stable + WINDOW)
+        return Sequence(self.stable + self._window)
 
     def reject_reason(self, sender: ReplicaId, message: PrePrepare | Prepare | Commit, now: AgreedTime) -> str | None:
         """Why a message of the three phases is refused, or None. All that a liar can do here ends in this function, but
-        for what is wrong inside a proposal's requests (`_read_requests`)."""
-        if message.view != self.view:
-            return "another view"
+        for what is wrong inside a proposal's requests."""
         if not self.stable < message.sequence <= self.high:
             return "outside the watermarks"
         slot = self.slots.get(message.sequence)
         match message:
             case PrePrepare():
+                if slot is not None and slot.signature == message.signature:
+                    return None
+                if message.sequence in self._named:
+                    return "a proposal for a number that NEW-VIEW decided"
                 if message.time > now + DRIFT_SECONDS * 1_000_000:
                     return "proposed time is ahead of our clock"
+                if message.time < now - DRIFT_SECONDS * 1_000_000:
+                    return "proposed time is behind our clock"
             case Prepare():
                 if sender == self.primary:
                     return "the primary does not prepare"
@@ -148,6 +148,46 @@ class Ordering:
                     return "committed two batches at one number"
         return None
 
+    # --- views -----------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """The view is left: nothing more is voted for in it."""
+        self.slots.clear()
+        self._named.clear()
+        self._batches.keep_only({})
+
+    def enter(self, view: View, low: Sequence, named: SequenceOf[Digest]) -> list[Effect]:
+        """A view begins, with these batches at the numbers after `low`; voting for them begins."""
+        self.view = view
+        self.slots.clear()
+        self._named = {Sequence(low + 1 + place): digest for place, digest in enumerate(named)}
+        self._batches.keep_only(self._named)
+        self.next = Sequence(max(low + len(named), self.stable, self._executed) + 1)
+        return self._open_named()
+
+    def _open_named(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for sequence, digest in self._named.items():
+            if not self.stable < sequence <= self.high:
+                continue
+            slot = self.slots.setdefault(sequence, Slot())
+            if not slot.digest:
+                slot.digest = digest
+                if sequence > self._executed:
+                    self._batches.want(sequence, digest)
+                effects += self._vote(sequence, slot)
+        return effects
+
+    def sets(self) -> tuple[list[Accepted], list[Accepted]]:
+        """P and Q for a VIEW-CHANGE: what prepared, and what was accepted, above the last stable checkpoint."""
+        prepared = [entry for _, entry in sorted(self.prepared.items())]
+        accepted = [
+            Accepted(sequence, vote.digest, vote.view)
+            for sequence, votes in sorted(self.accepted.items())
+            for vote in sorted(votes, key=lambda vote: vote.digest)
+        ]
+        return prepared, accepted
+
     # --- the primary -----------------------------------------------------------------------------------------------
 
     def propose(self, requests: list[Admitted], plan: SigningPlan | None, now: AgreedTime) -> list[Effect]:
@@ -155,7 +195,7 @@ class Ordering:
         sequence = self.next
         assert self.identity == self.primary, f"replica {self.identity} proposes in view {self.view}"
         assert sequence <= self.high, f"proposal {sequence} above the high watermark {self.high}"
-        assert sequence not in self.slots or self.slots[sequence].proposal is None, f"number {sequence} proposed twice"
+        assert sequence not in self.slots or not self.slots[sequence].digest, f"number {sequence} proposed twice"
         self.next = Sequence(sequence + 1)
         digest = batch_digest(now, [(request.digest, request.request.signature) for request in requests])
         signature = self._signer.sign(proposal_statement(self.membership, self.view, sequence, digest, plan))
@@ -163,112 +203,83 @@ class Ordering:
             self.membership.epoch, self.view, sequence, now, [item.request for item in requests], plan, signature
         )
         slot = self.slots.setdefault(sequence, Slot())
-        slot.proposal, slot.digest, slot.voted = log.without_bodies(message), digest, True
-        slot.signature = signature
-        slot.requests = tuple(request.bare() for request in requests)
-        effects: list[Effect] = []
-        for request in requests:
-            effects += self._hold(self._admission.bodies(request), now)
-        effects.append(self._keep(slot))
-        return [*effects, Mark(sequence, "proposed"), Broadcast(message), *self._advance(sequence, slot)]
+        slot.digest, slot.plan, slot.signature = digest, plan, signature
+        held = self._batches.own(sequence, digest, now, requests)
+        kept = self._accept(sequence, slot)
+        return [*held, kept, Mark(sequence, "proposed"), Broadcast(message), *self._advance(sequence, slot)]
 
     # --- the backups -----------------------------------------------------------------------------------------------
 
     def on_pre_prepare(self, sender: ReplicaId, message: PrePrepare) -> list[Effect]:
         """Accept a proposal, from the primary or passed on by another replica: its signature says whose it is."""
-        slot = self.slots.get(message.sequence)
-        if slot is not None and slot.voted:
-            known = slot.signature == message.signature
-            return [] if known else [Rejected(sender, "a second proposal for one number")]
+        sequence = message.sequence
+        slot = self.slots.get(sequence)
+        if slot is not None and slot.digest:
+            if slot.signature != message.signature:
+                return [Rejected(sender, "a second proposal for one number")]
+            if slot.voted:
+                return []
         if self.identity == self.primary:
             return [Rejected(sender, "a proposal of our own that is not in our log")]
-        digest = _digest_of(message)
-        signed = proposal_statement(self.membership, message.view, message.sequence, digest, message.plan)
+        digest = digest_of(message.time, message.requests)
+        signed = proposal_statement(self.membership, message.view, sequence, digest, message.plan)
         if not self._verifier.verify(self.membership.replicas[self.primary], signed, message.signature):
             return [Rejected(sender, "proposal is not signed by the primary")]
-        try:
-            requests, bodies = self._read_requests(message)
-        except RequestError as error:
-            return [Rejected(sender, f"proposal: {error}")]
-        slot = self.slots.setdefault(message.sequence, Slot())
-        if slot.proposal is None:
-            slot.proposal = log.without_bodies(message)
-            slot.digest, slot.signature = digest, message.signature
-            slot.requests = tuple(item.bare() for item in requests)
-            wanted = {name for item in requests for name in item.named}
-            slot.missing = {name for name in wanted if not self._held(name)}
-        elif slot.digest != digest:
-            return [Rejected(sender, "a second proposal for one number")]
-        effects = self._take_bodies(message.sequence, slot, bodies)
-        if slot.missing:
-            effects.append(Send(sender, self._fetch(slot)))
-        return effects
+        held: list[Effect] = []
+        if sequence > self._executed:
+            try:
+                held = self._batches.offer(sequence, digest, message.time, message.requests)
+            except RequestError as error:
+                return [Rejected(sender, f"proposal: {error}")]
+        slot = self.slots.setdefault(sequence, Slot())
+        slot.digest, slot.plan, slot.signature = digest, message.plan, message.signature
+        return [*held, *self._vote(sequence, slot), *self._batches.fetch_from(sender, sequence, digest)]
 
-    def _read_requests(self, message: PrePrepare) -> tuple[tuple[Admitted, ...], dict[Digest, bytes]]:
-        bodies: dict[Digest, bytes] = {}
-        requests = tuple(self._admission.admit(request) for request in message.requests)
-        for item in requests:
-            bodies |= self._admission.bodies(item)
-        return requests, bodies
-
-    def on_bodies(self, message: Bodies) -> list[Effect]:
-        """Bodies that were fetched; those that nothing waits for are dropped."""
-        arrived = {self._service.body_digest(body): body for body in message.bodies}
-        effects: list[Effect] = []
-        for sequence, slot in self.slots.items():
-            if slot.missing:
-                effects += self._take_bodies(sequence, slot, arrived)
-        return effects
-
-    def bodies_held(self) -> list[Effect]:
-        """Bodies may have come to the disk by another way (from a client): look again."""
-        effects: list[Effect] = []
-        for sequence, slot in self.slots.items():
-            if slot.missing:
-                slot.missing = {name for name in slot.missing if not self._held(name)}
-                if not slot.missing:
-                    effects += self._vote(sequence, slot)
-        return effects
-
-    def _held(self, name: Digest) -> bool:
-        return self._disk.size(self._service.body_table(), name) is not None
-
-    def _take_bodies(self, sequence: Sequence, slot: Slot, arrived: dict[Digest, bytes]) -> list[Effect]:
-        """Bodies go to the disk as they come, and the vote once none is missing."""
-        if slot.voted:
-            return []
-        assert slot.proposal is not None, slot.story()
-        wanted = {name: arrived[name] for name in sorted(slot.missing & arrived.keys())}
-        slot.missing -= wanted.keys()
-        effects = self._hold(wanted, slot.proposal.time)
-        return [*effects, *self._vote(sequence, slot)] if not slot.missing else effects
-
-    def _hold(self, bodies: dict[Digest, bytes], time: AgreedTime) -> list[Effect]:
-        writes = [
-            write
-            for name, body in bodies.items()
-            if not self._held(name)
-            for write in self._service.hold(name, body, time)
-        ]
-        self._disk.record(tuple(writes))
-        return [Store(tuple(writes))] if writes else []
+    def batches_arrived(self) -> list[Effect]:
+        """Something of a batch has come: vote for what is complete now."""
+        waiting = [(sequence, slot) for sequence, slot in self.slots.items() if slot.digest and not slot.voted]
+        return [effect for sequence, slot in waiting for effect in self._vote(sequence, slot)]
 
     def _vote(self, sequence: Sequence, slot: Slot) -> list[Effect]:
-        """Proposal and, before it, bodies go to the disk before PREPARE."""
-        assert slot.proposal is not None, slot.story()
-        assert not slot.missing, slot.story()
+        """The batch and, before it, its bodies go to the disk before PREPARE. By the primary, NEW-VIEW was its vote."""
         assert not slot.voted, slot.story()
-        slot.voted = True
-        kept = self._keep(slot)
+        if self.silent or not self._at_hand(sequence, slot.digest):
+            return []
+        kept = self._accept(sequence, slot)
+        if self.identity == self.primary:
+            return [kept, *self._advance(sequence, slot)]
         slot.prepares[self.identity] = slot.digest
         vote = Prepare(self.membership.epoch, self.view, sequence, slot.digest)
         return [kept, Broadcast(vote), *self._advance(sequence, slot)]
 
-    def _keep(self, slot: Slot) -> Persist:
-        assert slot.proposal is not None, slot.story()
-        writes = (log.proposal(slot.proposal),)
-        self._disk.record(writes)
-        return Persist(writes)
+    def _accept(self, sequence: Sequence, slot: Slot) -> Persist:
+        """The Q entry, and the batch if it is not in the log."""
+        slot.voted = True
+        votes = self.accepted.get(sequence, [])
+        others = [vote for vote in votes if vote.digest != slot.digest]
+        if len(others) == MAX_ACCEPTED:
+            others.remove(min(others, key=lambda vote: vote.view))
+        writes = []
+        place = self._place(sequence, slot.digest) if votes or sequence <= self._executed else None
+        if place is None:
+            place = min(set(range(MAX_ACCEPTED)) - {vote.place for vote in others})
+            batch = self._batches.get(sequence, slot.digest)
+            assert batch is not None, slot.story()
+            writes.append(log.contents(sequence, place, batch.contents()))
+        self.accepted[sequence] = [*others, log.Vote(slot.digest, self.view, place, slot.plan, slot.signature)]
+        writes.append(log.votes(sequence, self.accepted[sequence]))
+        self._disk.record(tuple(writes))
+        return Persist(tuple(writes))
+
+    def _at_hand(self, sequence: Sequence, digest: Digest) -> bool:
+        """Whether this replica holds all that a vote for the batch vouches for. A number that has run, in whatever way,
+        is voted for only with the batch that ran or was voted for before."""
+        if sequence <= self._executed:
+            return self._place(sequence, digest) is not None
+        return self._batches.get(sequence, digest) is not None
+
+    def _place(self, sequence: Sequence, digest: Digest) -> int | None:
+        return log.read_entry(self._disk, sequence).place_of(digest)
 
     def on_prepare(self, sender: ReplicaId, message: Prepare) -> list[Effect]:
         """Count a PREPARE, also one that overtook its proposal."""
@@ -289,113 +300,100 @@ class Ordering:
         slot.committing = True
         slot.commits[self.identity] = slot.digest
         self.committing = max(self.committing, sequence)
-        entry = (log.prepared(sequence, self.view, slot.digest),)
+        self.prepared[sequence] = Accepted(sequence, slot.digest, self.view)
+        entry = (log.prepared(self.prepared[sequence]),)
         self._disk.record(entry)
         vote = Commit(self.membership.epoch, self.view, sequence, slot.digest)
         return [Persist(entry), Mark(sequence, "prepared"), Broadcast(vote)]
 
     # --- what comes out --------------------------------------------------------------------------------------------
 
-    def committed(self, sequence: Sequence) -> Batch | None:
+    def committed(self, sequence: Sequence) -> Committed | None:
         """The batch at a number, once it is committed here: prepared, and 2f + 1 COMMITs that match it."""
         slot = self.slots.get(sequence)
         if slot is None or not slot.committing or _count(slot.commits, slot.digest) < self.membership.quorum:
             return None
-        assert slot.proposal is not None, f"batch {sequence} has run: {slot.story()}"
-        return Batch(sequence, self.view, slot.proposal.time, slot.digest, slot.requests, slot.proposal.plan)
+        return Committed(slot.digest, self.view, slot.plan)
 
     def executed(self, sequence: Sequence) -> None:
-        """The batch has run: what it takes to say it again is in the log."""
-        slot = self.slots[sequence]
-        slot.requests, slot.proposal = (), None
+        """The state includes the batch at this number: what it takes to say it again is in the log."""
+        self._executed = sequence
 
-    def named_bodies(self) -> set[Digest]:
-        """Bodies that batches which have not run yet name: they must not be let go."""
-        return {name for slot in self.slots.values() for item in slot.requests for name in item.named}
+    def waiting(self) -> bool:
+        """Whether any number that has not run has been heard of."""
+        return any(sequence > self._executed for sequence in self.slots)
 
-    def waiting(self, executed: Sequence) -> bool:
-        """Whether any number above `executed` has been heard of."""
-        return any(sequence > executed for sequence in self.slots)
-
-    def forget(self, stable: Sequence) -> None:
+    def forget(self, stable: Sequence) -> list[Effect]:
         """A checkpoint became stable: move the watermarks and drop what lies below."""
         self.stable = stable
-        for sequence in [sequence for sequence in self.slots if sequence <= stable]:
-            del self.slots[sequence]
+        for book in (self.slots, self.prepared, self.accepted, self._named):
+            for sequence in [sequence for sequence in book if sequence <= stable]:
+                del book[sequence]
+        self.next = Sequence(max(self.next, stable + 1))
+        return self._open_named()
 
     # --- sending again ---------------------------------------------------------------------------------------------
 
-    def fetch_missing(self, turn: int) -> list[Effect]:
-        """Ask another replica for bodies that are still missing, one each turn: answers are large."""
-        others = [replica for replica in map(ReplicaId, range(self.membership.size)) if replica != self.identity]
-        waiting = [slot for slot in self.slots.values() if slot.missing]
-        return [Send(others[turn % len(others)], self._fetch(slot)) for slot in waiting[:1]]
-
-    def _fetch(self, slot: Slot) -> FetchBodies:
-        return FetchBodies(self.membership.epoch, sorted(slot.missing)[:MAX_BODIES])
-
-    def on_fetch_bodies(self, sender: ReplicaId, message: FetchBodies) -> list[Effect]:
-        """Send the bodies that are here, as many as fit one message."""
-        found: list[bytes] = []
-        room = MAX_FETCH_BYTES
-        for name in message.digests:
-            size = self._disk.size(self._service.body_table(), name)
-            if size is None or (found and size > room):
-                continue
-            body = self._disk.get(self._service.body_table(), name)
-            if body is not None:
-                found.append(body)
-                room -= size
-            if room <= 0:
-                break
-        return [Send(sender, Bodies(self.membership.epoch, found))] if found else []
-
-    def send_again(self, to: ReplicaId, first: Sequence, last: Sequence) -> list[Effect]:
-        """Everything this replica has said about numbers first to last, from memory or from its log."""
-        logged = log.read(self._disk, first, last)
+    def send_again(self, to: ReplicaId, first: Sequence, last: Sequence, contents: bool) -> list[Effect]:
+        """What this replica has said about numbers first to last in this view. Proposals, which are large, come from
+        the primary, or from whom they were asked of."""
         messages: list[Message] = []
+        epoch, view = self.membership.epoch, self.view
+        leading = self.identity == self.primary
         for sequence in map(Sequence, range(first, last + 1)):
             slot = self.slots.get(sequence)
-            if slot is not None and slot.voted and slot.proposal is not None:
-                messages += self._said(slot.proposal, slot.digest, slot.committing)
-            elif (entry := logged.get(sequence)) is not None and entry.proposal is not None:
-                messages += self._said(entry.proposal, _digest_of(entry.proposal), entry.prepared is not None)
+            if slot is None or not slot.voted:
+                continue
+            if slot.signature is not None and (contents or leading):
+                messages.append(self._proposal(sequence, slot, slot.signature))
+            if not leading:
+                messages.append(Prepare(epoch, view, sequence, slot.digest))
+            if slot.committing:
+                messages.append(Commit(epoch, view, sequence, slot.digest))
         return [Send(to, message) for message in messages]
 
-    def _said(self, proposal: PrePrepare, digest: Digest, committing: bool) -> list[Message]:
-        epoch, view, sequence = self.membership.epoch, proposal.view, proposal.sequence
-        messages: list[Message] = [proposal]
-        if self.identity != self.membership.primary(view):
-            messages.append(Prepare(epoch, view, sequence, digest))
-        if committing:
-            messages.append(Commit(epoch, view, sequence, digest))
-        return messages
+    def _proposal(self, sequence: Sequence, slot: Slot, signature: bytes) -> PrePrepare:
+        place = self._place(sequence, slot.digest)
+        assert place is not None, slot.story()
+        batch = log.read_contents(self._disk, sequence, place)
+        return PrePrepare(self.membership.epoch, self.view, sequence, batch.time, batch.requests, slot.plan, signature)
 
-    def restore(self, entries: dict[Sequence, log.Entry], stable: Sequence) -> None:
-        """Take up again what the log says this replica voted for; nothing is sent but on request. The log was written
-        by this replica itself, after it had checked everything in it."""
-        self.stable = stable
+    # --- starting again --------------------------------------------------------------------------------------------
+
+    def restore(self, entries: dict[Sequence, log.Entry], stable: Sequence, executed: Sequence, view: View) -> None:
+        """Take up again what the log says this replica voted for, in all views; nothing is sent but on request."""
+        self.stable, self.view, self._executed = stable, view, executed
         for sequence, entry in entries.items():
-            if entry.proposal is None:
+            if sequence <= stable:
                 continue
-            slot = self.slots.setdefault(sequence, Slot())
-            slot.proposal = entry.proposal
-            slot.requests = tuple(self._admission.admit(request) for request in entry.proposal.requests)
-            slot.digest, slot.signature = _digest_of(entry.proposal), entry.proposal.signature
-            slot.voted = True
-            if self.identity != self.primary:
-                slot.prepares[self.identity] = slot.digest
+            if entry.votes:
+                self.accepted[sequence] = entry.votes
             if entry.prepared is not None:
-                slot.committing = True
-                slot.commits[self.identity] = slot.digest
-                self.committing = max(self.committing, sequence)
-        self.next = Sequence(max(entries, default=stable) + 1)
+                self.prepared[sequence] = entry.prepared
+        self.committing = max(self.prepared, default=Sequence(0))
+
+    def resume(self, low: Sequence, named: SequenceOf[Digest]) -> list[Effect]:
+        """Go on in the view that had begun before: with the votes given in it, and those that are still to be given."""
+        self._named = {Sequence(low + 1 + place): digest for place, digest in enumerate(named)}
+        for sequence, votes in self.accepted.items():
+            for vote in votes:
+                if vote.view == self.view:
+                    self._revive(sequence, vote)
+        self.next = Sequence(max(low + len(named), self._executed, *self.slots, self.stable) + 1)
+        return self._open_named()
+
+    def _revive(self, sequence: Sequence, vote: log.Vote) -> None:
+        slot = self.slots.setdefault(sequence, Slot())
+        slot.digest, slot.plan, slot.signature, slot.voted = vote.digest, vote.plan, vote.signature, True
+        if sequence > self._executed:
+            self._batches.want(sequence, vote.digest)
+        if self.identity != self.primary:
+            slot.prepares[self.identity] = vote.digest
+        prepared = self.prepared.get(sequence)
+        if prepared is not None and prepared.view == self.view:
+            slot.committing = True
+            slot.commits[self.identity] = prepared.digest
 
 
 def _count(votes: dict[ReplicaId, Digest], digest: Digest) -> int:
     return sum(1 for voted in votes.values() if voted == digest)
-
-
-def _digest_of(proposal: PrePrepare) -> Digest:
-    items = [(statement.digest(request.statement), request.signature) for request in proposal.requests]
-    return batch_digest(proposal.time, items)

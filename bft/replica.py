@@ -1,88 +1,87 @@
 """One replica of the ring: the way into agreement. Routes events to the machines and their results between them.
 
-Each machine has its own file, state and refusals: admission, ordering, execution, checkpoints, signing, replies. What
-stands here is only who hears of what, the primary's queue, and when something is sent again (TOCS 2002, section 4.1 to
-4.3; view changes are not here yet: docs/divergence.md).
+Each machine has its own file, state and refusals: admission, requests, batches, ordering, view_change, suspicion,
+catch_up, retransmission, execution, checkpoints, signing, replies. What stands here is only who hears of what, and when
+a view is left and entered (TOCS 2002, sections 4.1 to 4.6).
 """
 
-from collections import deque
-
 from bft import log
-from bft.admission import Admission, Admitted
+from bft.admission import Admission
+from bft.batches import Batches
+from bft.catch_up import CatchUp
 from bft.certificate import Certificate, CertificateError, Claim
 from bft.checkpoints import Checkpoints
+from bft.early import Early
 from bft.effects import (
     BurstEnded,
     Effect,
     Event,
     Executed,
     Overlay,
+    Persist,
     RandomBytes,
     Reader,
     Received,
     Rejected,
     Requested,
-    Send,
     SetTimer,
     Started,
+    Store,
     Timer,
     TimerFired,
+    ViewChanged,
     Write,
 )
+from bft.execution import Batch as DecidedBatch
 from bft.execution import Execution
 from bft.membership import Membership
 from bft.messages import (
-    MAX_BATCH,
+    Batch,
     Bodies,
     Certified,
     Checkpoint,
     Commit,
+    Decided,
+    FetchBatches,
     FetchBodies,
+    FetchParts,
+    FetchState,
+    NewView,
     Nonces,
+    Parts,
     Prepare,
     PrePrepare,
+    Relay,
     RequestError,
     SignatureShare,
+    StableCheckpoint,
+    StateChunk,
+    StateGone,
     Status,
+    ViewChange,
 )
-from bft.ordering import WINDOW, Ordering
+from bft.ordering import Ordering
+from bft.recovery import Recovery
 from bft.replies import MAX_WAITING, Replies
+from bft.requests import Requests
+from bft.retransmission import Retransmission
 from bft.service import StateMachine
 from bft.sessions import LONGEST_LIFE_SECONDS
 from bft.signatures import Signer, Verifier
 from bft.signing import Signing
 from bft.statement import Digest
+from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, Suspicion
 from bft.threshold import ThresholdScheme
-from bft.types import AgreedTime, ReplicaId, Sequence
-
-PIPELINE = 4
-"""Batches under way at once: more hide a round trip but make batches smaller; other requests wait for one."""
-
-BATCH_BYTES = 8 * 1024 * 1024
-"""Size of a batch's requests at which it is full; a single larger request makes a batch of its own."""
-
-QUEUE = 4096
-QUEUE_BYTES = 64 * 1024 * 1024
-"""Requests that wait at the primary, and their bytes; above either the answer is overload."""
-
-IDLE_SECONDS = 1.0
-"""An idle ring orders an empty batch this often: the one source of freshness for all objects (design.md, 5)."""
+from bft.tuning import DEFAULT, Tuning
+from bft.types import AgreedTime, ReplicaId, Sequence, View
+from bft.view_change import ViewChanges
 
 FIRST_SECONDS = 0.2
-"""The same while no certificate is known yet, as after a start: nothing can be read before there is one."""
+"""How soon an idle ring orders an empty batch while what ran is not certified, as after a start or a view change:
+nothing of it can be read before."""
 
-TICK_SECONDS = 0.1
-"""How often a replica looks whether it is stuck: a few round trips and fsyncs, so that loss costs little."""
-
-STATUS_TICKS = 10
-"""A replica that is not stuck says where it is this often, in ticks."""
-
-STATUS_GAP_SECONDS = 0.005
-"""A replica's STATUS is answered this often at most: answers are large and read from the log."""
-
-RESEND = 32
-"""Numbers sent again in answer to one STATUS; who lacks more asks again when it has them."""
-
+HURRY_SECONDS = 0.02
+"""The same while a replica that lost its votes waits for checkpoints: a window of numbers takes some seconds."""
 
 OVERLOADED = "overloaded"
 """Reason of a Rejected that asks the client to come again later."""
@@ -100,87 +99,118 @@ class Replica:
         scheme: ThresholdScheme,
         service: StateMachine,
         disk: Reader,
+        tuning: Tuning = DEFAULT,
     ) -> None:
         self.identity = identity
         self.membership = membership
+        self._tuning = tuning
         self._service = service
         self._disk = Overlay(disk)
         self.disk: Reader = self._disk
         """The disk as the step under way leaves it: what reads must see that a certificate releases within a step."""
         self._admission = Admission(membership, verifier, service)
-        self.ordering = Ordering(identity, membership, signer, verifier, self._admission, service, self._disk)
+        self.requests = Requests(membership, service, self._disk)
+        self.batches = Batches(identity, membership, self._admission, service, self._disk)
+        self.ordering = Ordering(identity, membership, signer, verifier, self.batches, self._disk, tuning)
+        self.catch_up = CatchUp(membership, self._disk)
         self.execution = Execution(membership, service, self._disk)
-        self.checkpoints = Checkpoints(identity, membership, signer, verifier, self._disk)
-        self.signing = Signing(identity, membership, scheme, verifier)
+        self.checkpoints = Checkpoints(identity, membership, signer, verifier, self._disk, tuning)
+        self.views = ViewChanges(identity, membership, signer, verifier, self.checkpoints, self._disk, tuning)
+        self.suspicion = Suspicion()
+        self.signing = Signing(identity, membership, scheme, verifier, tuning)
+        self.recovery = Recovery(identity, membership, service, self._disk, self.execution, self.checkpoints, tuning)
         self.replies = Replies(self.execution)
-        self._queue: deque[Admitted] = deque()
-        self._queued: set[Digest] = set()
-        self._queued_bytes = 0
+        self.retransmission = Retransmission(
+            identity,
+            membership,
+            self.ordering,
+            self.views,
+            self.catch_up,
+            self.execution,
+            self.checkpoints,
+            self.signing,
+            self.recovery,
+        )
+        self._early = Early()
         self._ticks = 0
-        self._executed_at_tick = Sequence(0)
-        self._asked_from = Sequence(0)
-        self._heard: dict[ReplicaId, Sequence] = {}
-        self._answered: dict[ReplicaId, AgreedTime] = {}
+        self._proposed_at: dict[Sequence, AgreedTime] = {}
 
     @property
     def is_primary(self) -> bool:
-        """Whether this replica leads its view."""
-        return self.identity == self.ordering.primary
-
-    @property
-    def behind(self) -> int:
-        """How many batches others are known to have executed that this replica has not: what f + 1 others reached."""
-        reached = sorted(self._heard.values(), reverse=True)[self.membership.faults :]
-        return max(0, max(reached, default=0) - self.execution.executed)
+        """Whether this replica leads a view that has begun."""
+        return self.views.active and self.identity == self.ordering.primary
 
     @property
     def queued(self) -> int:
         """Requests that wait to be proposed."""
-        return len(self._queue)
+        return len(self.requests)
 
     def named_bodies(self) -> set[Digest]:
         """Bodies that requests on their way name: they must stay until these have run."""
-        return self.ordering.named_bodies().union(*(request.named for request in self._queue))
+        return self.batches.named_bodies() | self.requests.named_bodies()
 
     def step(self, event: Event) -> list[Effect]:
         """What to do about one event. The caller performs all of it before the next step."""
         self._disk.step_done()
         match event:
-            case Received():
+            case Received(now=now):
                 effects = self._on_received(event)
-            case Requested():
+            case Requested(now=now):
                 effects = self._on_requested(event)
             case BurstEnded(now):
                 effects = self._propose(now)
             case TimerFired(timer, now):
                 effects = self._on_timer(timer, now)
             case RandomBytes(data):
-                effects = self.signing.on_random(data)
-            case Started(now, start):
-                effects = self._on_started(start)
-        effects += self._run_committed()
+                effects, now = self.signing.on_random(data), AgreedTime(0)
+            case Started(now, start, lost_votes):
+                effects = self._on_started(start, lost_votes)
+        effects += self._run_decided(now)
         self._check_invariants()
         return effects
 
-    def bodies_arrived(self, writes: tuple[Write, ...]) -> list[Effect]:
+    def bodies_arrived(self, writes: tuple[Write, ...], now: AgreedTime) -> list[Effect]:
         """Clients brought bodies, which are about to be written: proposals that waited for them may go on."""
         self._disk.step_done()
         self._disk.record(writes)
-        return self.ordering.bodies_held() + self._run_committed()
+        self.batches.look_again()
+        return self._batches_arrived(now) + self._run_decided(now)
 
     # --- starting --------------------------------------------------------------------------------------------------
 
-    def _on_started(self, start: bytes) -> list[Effect]:
+    def _on_started(self, start: bytes, lost_votes: bool) -> list[Effect]:
         self.execution.restore(lambda: self._disk.scan(log.STATE, b"", b"\xff" * 64))
-        stable = log.read_stable(self._disk)
-        entries = log.read(self._disk, Sequence(stable + 1), Sequence(2**62))
+        proven = log.read_stable(self._disk)
+        stable = proven.sequence if proven is not None else Sequence(0)
+        entries = log.read(self._disk, Sequence(stable + 1), Sequence(stable + 2 * self._tuning.window))
         self.checkpoints.restore(entries)
-        self.ordering.restore(entries, stable)
-        self._executed_at_tick = self.execution.executed
-        timers: list[Effect] = [SetTimer(Timer("tick", self.ordering.view), TICK_SECONDS)]
-        if self.is_primary:
-            timers.append(self._set_idle_timer())
-        return [*self.signing.started(start), *timers]
+        self.views.restore()
+        self.ordering.restore(entries, stable, self.execution.executed, self.views.view)
+        if self.execution.executed % self._tuning.interval == 0:
+            self.recovery.checkpoint(self.execution.executed, self.execution.time, self.execution.tree)
+        effects: list[Effect] = [
+            *self.recovery.started(lost_votes),
+            *self.signing.started(start, self.views.view),
+            SetTimer(Timer("tick", View(0)), TICK_SECONDS),
+        ]
+        self.ordering.silent = self.recovery.silent_until > 0
+        leads = self.views.active and self.ordering.primary == self.identity and not self.ordering.silent
+        if leads and self._has_led():
+            return effects + self._leave(View(self.views.view + 1), "it led before it was restarted")
+        if self.views.active:
+            effects += self.ordering.resume(*self._start_of_view())
+            if self.is_primary:
+                effects.append(self._set_idle_timer())
+        return effects
+
+    def _has_led(self) -> bool:
+        """Whether this replica may have proposed in its view before it was restarted: then it never does so again, as
+        it cannot know what it said (design.md, 5)."""
+        return self.views.view > 0 or bool(log.read_progress(self._disk)) or bool(self.ordering.accepted)
+
+    def _start_of_view(self) -> tuple[Sequence, list[Digest]]:
+        new_view = self.views.new_view
+        return (new_view.stable, new_view.batches) if new_view is not None else (Sequence(0), [])
 
     # --- messages --------------------------------------------------------------------------------------------------
 
@@ -195,36 +225,61 @@ class Replica:
         match message:
             case PrePrepare() | Prepare() | Commit():
                 return self._on_ordering(sender, message, now)
+            case ViewChange():
+                return self.views.on_view_change(sender, message) + self._change_view(now)
+            case NewView():
+                return self._on_new_view(sender, message, now)
             case Checkpoint():
                 return self._settled(self.checkpoints.on_checkpoint(sender, message))
+            case StableCheckpoint():
+                return self._settled(self.checkpoints.on_stable(sender, message))
             case Nonces():
                 return self.signing.on_nonces(sender, message)
             case SignatureShare():
-                if not self.ordering.stable - WINDOW < message.sequence <= self.ordering.high:
-                    return [Rejected(sender, "share far from the watermarks")]
-                return self.signing.on_share(sender, message) + self._take_made()
+                return self._on_share(sender, message)
             case Certified():
                 return self._on_certified(sender, message)
             case Status():
-                return self._on_status(sender, message, now)
+                return self.retransmission.on_status(sender, message, now)
+            case Decided():
+                return self.catch_up.on_decided(sender, message, self.execution.executed)
+            case Relay():
+                return self._on_relay(sender, message)
+            case FetchBatches():
+                return self.batches.on_fetch_batches(sender, message)
+            case Batch():
+                return self.batches.on_batch(sender, message) + self._batches_arrived(now)
             case FetchBodies():
-                return self.ordering.on_fetch_bodies(sender, message)
+                return self.batches.on_fetch_bodies(sender, message)
             case Bodies():
-                return self.ordering.on_bodies(message)
+                arrived = self.batches.on_bodies(message) + self.requests.on_bodies(message, now)
+                return arrived + self._batches_arrived(now)
+            case FetchState() | StateChunk() | StateGone() | FetchParts() | Parts():
+                return self.recovery.on_message(sender, message) + self._install()
 
     def _on_ordering(self, sender: ReplicaId, message: PrePrepare | Prepare | Commit, now: AgreedTime) -> list[Effect]:
-        if message.sequence <= self.execution.executed and message.sequence <= self.ordering.stable:
+        if message.view > self.views.view or (message.view == self.views.view and not self.views.active):
+            return self._early.keep(sender, message)
+        if message.view < self.views.view or message.sequence <= min(self.execution.executed, self.ordering.stable):
             return []  # old news, as what is sent again often is
         reason = self.ordering.reject_reason(sender, message, now)
         if reason is not None:
             return [Rejected(sender, reason)]
         match message:
             case PrePrepare():
+                self._proposed_at.setdefault(message.sequence, now)
                 return self.ordering.on_pre_prepare(sender, message)
             case Prepare():
                 return self.ordering.on_prepare(sender, message)
             case Commit():
                 return self.ordering.on_commit(sender, message)
+
+    def _on_share(self, sender: ReplicaId, message: SignatureShare) -> list[Effect]:
+        if message.view != self.views.view:
+            return []
+        if not self.ordering.stable - self._tuning.window < message.sequence <= self.ordering.high:
+            return [Rejected(sender, "share far from the watermarks")]
+        return self.signing.on_share(sender, message) + self._take_made()
 
     def _on_certified(self, sender: ReplicaId, message: Certified) -> list[Effect]:
         certified = self.execution.certified
@@ -242,6 +297,63 @@ class Replica:
             return []
         return self._apply_certificate(claim.sequence, (claim, certificate))
 
+    # --- views -----------------------------------------------------------------------------------------------------
+
+    def _leave(self, view: View, why: str) -> list[Effect]:
+        """Give up the view for a higher one."""
+        prepared, accepted = self.ordering.sets()
+        self.ordering.leave()
+        self.suspicion.view_left()
+        changed = ViewChanged(view, self.membership.primary(view), False, why)
+        return [changed, *self.views.leave(view, prepared, accepted), *self.signing.enter(view)]
+
+    def _change_view(self, now: AgreedTime) -> list[Effect]:
+        """What VIEW-CHANGEs of others lead to: to join them, and as the new primary to begin the view."""
+        effects: list[Effect] = []
+        if self.ordering.silent:
+            return effects
+        view = self.views.to_join()
+        if view is not None:
+            effects += self._leave(view, "others leave")
+        decision = self.views.decision()
+        if decision is None:
+            return effects
+        numbers = map(Sequence, range(decision.stable + 1, decision.stable + 1 + len(decision.batches)))
+        for sequence, digest in zip(numbers, decision.batches, strict=True):
+            if sequence > max(self.execution.executed, self.ordering.stable):
+                self.batches.want(sequence, digest)
+        if self.batches.lacking:
+            return [*effects, *self.batches.fetch(self._ticks)]
+        return effects + self.views.begin(decision) + self._enter(now)
+
+    def _on_new_view(self, sender: ReplicaId, message: NewView, now: AgreedTime) -> list[Effect]:
+        before = self.views.view, self.views.active
+        effects = self.views.on_new_view(sender, message)
+        if (self.views.view, self.views.active) == before:
+            return effects
+        return effects + self._enter(now)
+
+    def _enter(self, now: AgreedTime) -> list[Effect]:
+        """The view has begun here."""
+        view = self.views.view
+        self.suspicion.view_began()
+        self._proposed_at.clear()
+        effects = self.signing.enter(view)
+        effects += self.ordering.enter(view, *self._start_of_view())
+        effects += self.batches.fetch(self._ticks)
+        self.requests.view_began(self.batches.requests())
+        for sender, message in self._early.take(view):
+            effects += self._on_ordering(sender, message, now)
+        if self.is_primary:
+            effects += [*self._propose(now), self._set_idle_timer()]
+        effects += self.retransmission.ask()
+        return [ViewChanged(view, self.ordering.primary, True, ""), *effects]
+
+    def _batches_arrived(self, now: AgreedTime) -> list[Effect]:
+        if self.views.active:
+            return self.ordering.batches_arrived()
+        return self._change_view(now)
+
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _on_requested(self, event: Requested) -> list[Effect]:
@@ -253,74 +365,128 @@ class Replica:
             bodies = self._admission.bodies(admitted)
         except RequestError as error:
             return [Rejected(client, str(error))]
-        known = self.replies.answer_known(client, admitted.digest, admitted.statement, self.ordering.view)
+        known = self.replies.answer_known(client, admitted.digest, admitted.statement)
         if known is not None:
             return known
-        full = len(self._queue) >= QUEUE or self._queued_bytes >= QUEUE_BYTES
-        if full or len(self.replies) >= MAX_WAITING:
+        if admitted.digest not in self.requests and (self.requests.full or len(self.replies) >= MAX_WAITING):
             return [Rejected(client, OVERLOADED)]
         table = self._service.body_table()
         if any(name not in bodies and self._disk.size(table, name) is None for name in admitted.named):
             return [Rejected(client, "the request names blocks that this server does not hold: send them first")]
-        under_way = self.replies.knows(admitted.digest)
         if admitted.statement.not_after > now + 2 * LONGEST_LIFE_SECONDS * 1_000_000:
             return [Rejected(client, "the request's not-after lies too far ahead: check this machine's clock")]
         self.replies.wait(client, admitted.digest, admitted.statement, now)
-        if self.is_primary and not under_way and admitted.digest not in self._queued:
-            self._queue.append(admitted)
-            self._queued.add(admitted.digest)
-            self._queued_bytes += admitted.request.size_bytes
+        self.requests.add(admitted)
         return []
+
+    def _on_relay(self, sender: ReplicaId, message: Relay) -> list[Effect]:
+        """A backup waits for this request, and we are to propose it."""
+        if not self.is_primary:
+            return []
+        try:
+            admitted = self._admission.admit(message.request)
+            bodies = self._admission.bodies(admitted)
+        except RequestError as error:
+            return [Rejected(sender, f"relayed {error}")]
+        if self.replies.ran(admitted.statement) or admitted.digest in self.requests or self.requests.full:
+            return []
+        return self.requests.on_relay(sender, admitted, bodies)
 
     def _propose(self, now: AgreedTime) -> list[Effect]:
         """As primary: propose at once when the pipeline has room; what comes meanwhile fills the next batch."""
         effects: list[Effect] = []
-        while self._queue and self._may_propose():
-            batch: list[Admitted] = []
-            size = 0
-            while self._queue and len(batch) < MAX_BATCH:
-                head = self._queue[0]
-                size += head.request.size_bytes
-                if batch and size > BATCH_BYTES:
-                    break
-                batch.append(self._queue.popleft())
-                self._queued.discard(head.digest)
-                self._queued_bytes -= head.request.size_bytes
+        while len(self.requests) and self._may_propose():
+            self._proposed_at[self.ordering.next] = now
+            batch = self.requests.take_batch()
             effects += self.ordering.propose(batch, self.signing.plan(self.ordering.next), now)
         return effects
 
     def _may_propose(self) -> bool:
         return (
             self.is_primary
+            and not self.ordering.silent
             and self.checkpoints.diverged_at is None
             and self.ordering.next <= self.ordering.high
-            and self.ordering.next - self.execution.executed <= PIPELINE
+            and self.ordering.next - self.execution.executed <= self._tuning.pipeline
         )
 
     # --- execution -------------------------------------------------------------------------------------------------
 
-    def _run_committed(self) -> list[Effect]:
+    def _run_decided(self, now: AgreedTime) -> list[Effect]:
+        """Run what is committed in this view, or what f + 1 others have run."""
         effects: list[Effect] = []
-        while (batch := self.ordering.committed(Sequence(self.execution.executed + 1))) is not None:
-            ran = self.execution.run(batch)
-            self.ordering.executed(batch.sequence)
+        while True:
+            sequence = Sequence(self.execution.executed + 1)
+            committed = self.ordering.committed(sequence)
+            digest = committed.digest if committed is not None else self.catch_up.decided(sequence)
+            if digest is None:
+                break
+            self.batches.want(sequence, digest)
+            batch = self.batches.get(sequence, digest)
+            if batch is None:
+                break
+            effects += self._log_ran(sequence, digest)
+            ran = self.execution.run(DecidedBatch(sequence, batch.time, digest, batch.requests))
             effects += ran
-            sequence, view = batch.sequence, batch.view
+            for machine in (self.ordering, self.catch_up):
+                machine.executed(sequence)
+            self.batches.forget(sequence)
+            self._progressed(sequence, now)
             claim = self.execution.states[sequence].claim
+            if sequence % self._tuning.interval == 0:
+                self.recovery.checkpoint(sequence, claim.time, self.execution.tree)
             effects += self._settled(self.checkpoints.executed(sequence, claim.time, claim.state_root))
             for effect in ran:
                 if isinstance(effect, Executed):
-                    effects += self.replies.executed(sequence, dict(effect.answers), view)
+                    for request in effect.answers:
+                        self.requests.ran(request)
+                    effects += self.replies.executed(sequence, dict(effect.answers))
             early = self.signing.take_early(sequence)
             if early is not None:
                 effects += self._apply_certificate(sequence, early)
-            else:
-                effects += self.signing.executed(claim, view, batch.plan, self.membership.primary(view))
+            elif committed is not None:
+                effects += self.signing.executed(claim, committed.view, committed.plan, self.ordering.primary)
                 effects += self._take_made()
             effects += self.signing.refill()
-        if self.execution.executed >= self._asked_from + RESEND and self.behind:
-            effects += self._ask()
-        return effects
+        return effects + self.retransmission.executed() if effects else effects
+
+    def _install(self) -> list[Effect]:
+        """Go on from a state that was fetched: all before it is as if it had run here."""
+        taken = self.recovery.take()
+        if taken is None:
+            return []
+        installed, proven = taken
+        sequence = installed.sequence
+        writes = installed.writes(self.execution.tree)
+        self._disk.record(writes)
+        self.execution.install(sequence, installed.time, installed.tree)
+        self.ordering.executed(sequence)
+        self.catch_up.executed(sequence)
+        self.batches.forget(sequence)
+        self.requests.prune(self.replies.ran)
+        self.recovery.checkpoint(sequence, installed.time, installed.tree)
+        settled = self._settled(self.checkpoints.installed(proven))
+        return [Persist(writes), *settled, *self.retransmission.ask()]
+
+    def _log_ran(self, sequence: Sequence, digest: Digest) -> list[Effect]:
+        """Which batch runs, to be told to others; with the batch itself when this replica never voted for it."""
+        place = log.read_entry(self._disk, sequence).place_of(digest)
+        writes: tuple[Write, ...] = ()
+        if place is None:
+            place = log.PLACES - 1
+            batch = self.batches.get(sequence, digest)
+            assert batch is not None, f"batch {sequence} runs, but is not here"
+            writes = (log.contents(sequence, place, batch.contents()),)
+        writes = (*writes, log.ran(sequence, digest, place))
+        self._disk.record(writes)
+        return [Store(writes)]
+
+    def _progressed(self, sequence: Sequence, now: AgreedTime) -> None:
+        proposed = self._proposed_at.pop(sequence, None)
+        if proposed is not None:
+            self.suspicion.took((now - proposed) / 1e6)
+        low, named = self._start_of_view()
+        self.suspicion.executed(fresh=self.views.active and sequence > low + len(named))
 
     def _take_made(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -337,96 +503,85 @@ class Replica:
         if state.claim != claim:
             self.checkpoints.diverged_at = sequence
             return [Rejected(self.identity, f"our state after batch {sequence} is not the one the ring signed")]
+        self.suspicion.certified()
         effects = self.execution.on_certificate(claim, certificate)
         assert self.execution.certified is not None
         return effects + self.replies.certified(self.execution.certified)
 
     def _settled(self, effects: list[Effect]) -> list[Effect]:
         if self.checkpoints.stable > self.ordering.stable:
-            self.ordering.forget(self.checkpoints.stable)
+            self.batches.forget(self.checkpoints.stable)
+            effects = effects + self.ordering.forget(self.checkpoints.stable)
         return effects
 
     # --- time ------------------------------------------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer, now: AgreedTime) -> list[Effect]:
-        if timer.view != self.ordering.view:
-            return []
         match timer.kind:
             case "tick":
                 return [*self._on_tick(now), SetTimer(timer, TICK_SECONDS)]
             case "idle":
-                return self._on_idle(timer, now)
+                return self._on_idle(timer, now) if timer.view == self.ordering.view else []
             case "shares":
-                return self.signing.on_share_timeout(Sequence(timer.number))
+                return self.signing.on_share_timeout(Sequence(timer.number)) if timer.view == self.views.view else []
             case "uncertified":
-                return self.replies.on_timer(timer.number, self.ordering.view)
+                return self.replies.on_timer(timer.number)
         raise AssertionError(f"a timer that nobody sets: {timer}")
 
     def _set_idle_timer(self) -> SetTimer:
-        seconds = IDLE_SECONDS if self.execution.certified is not None else FIRST_SECONDS
+        seconds = FIRST_SECONDS if self._uncertified else IDLE_SECONDS
+        if self.recovery.learners_wait:
+            seconds = HURRY_SECONDS
         return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), seconds)
 
+    @property
+    def _uncertified(self) -> bool:
+        certified = self.execution.certified
+        return certified is None or certified.sequence < self.execution.executed
+
     def _on_idle(self, timer: Timer, now: AgreedTime) -> list[Effect]:
+        if not self.is_primary:
+            return []
         effects: list[Effect] = []
         if timer.number == self.ordering.next and self._may_propose():
+            self._proposed_at[self.ordering.next] = now
             effects += self.ordering.propose([], self.signing.plan(self.ordering.next), now)
         return [*effects, self._set_idle_timer()]
 
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
-        """Stuck means: numbers are under way, and none was executed since the last tick."""
         self._ticks += 1
-        stuck = self.execution.executed == self._executed_at_tick and (
-            self.ordering.waiting(self.execution.executed) or self.behind > 0
-        )
-        self._executed_at_tick = self.execution.executed
+        self.requests.expire(self.execution.time)
         effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
-        if stuck:
-            effects += self.ordering.bodies_held() + self.ordering.fetch_missing(self._ticks)
-        if stuck or self._ticks % STATUS_TICKS == 0:
-            effects += self._ask()
+        effects += self._suspect(now)
+        under_way = self.ordering.waiting() or self.batches.lacking or len(self.requests) > 0
+        waiting = not self.views.active or under_way
+        effects += self.retransmission.tick(waiting)
+        effects += self.recovery.tick(self.retransmission.stuck_ticks) + self._install()
+        self.ordering.silent = self.recovery.silent_until > 0
+        if self.retransmission.stuck_ticks:
+            self.batches.look_again()
+            effects += self._batches_arrived(now) + self.batches.fetch(self._ticks)
         return effects
 
-    def _ask(self) -> list[Effect]:
-        """Say where we are, which asks for what comes after it."""
-        self._asked_from = self.execution.executed
-        return [
-            Send(replica, self._status(replica))
-            for replica in map(ReplicaId, range(self.membership.size))
-            if replica != self.identity
-        ]
-
-    def _status(self, to: ReplicaId) -> Status:
-        certified = self.execution.certified
-        return Status(
-            self.membership.epoch,
-            self.ordering.view,
-            self.execution.executed,
-            self.ordering.stable,
-            certified.sequence if certified is not None else Sequence(0),
-            self.signing.commitments_of(to),
-        )
-
-    def _on_status(self, sender: ReplicaId, message: Status, now: AgreedTime) -> list[Effect]:
-        """Send again what the sender lacks: our part in the numbers after those it executed, and our nonces."""
-        self._heard[sender] = message.executed
-        if abs(now - self._answered.get(sender, 0)) < STATUS_GAP_SECONDS * 1_000_000:
+    def _suspect(self, now: AgreedTime) -> list[Effect]:
+        """Whether to give the primary up. Who fetches a state has only itself to wait for."""
+        if self.ordering.silent or self.recovery.transfer.busy or self.is_primary:
             return []
-        self._answered[sender] = now
         effects: list[Effect] = []
-        newest = max(self.ordering.slots, default=self.ordering.stable)
-        last = Sequence(min(newest, message.executed + RESEND, message.stable + WINDOW))
-        first = Sequence(message.executed + 1)
-        if first <= last:
-            effects += self.ordering.send_again(sender, first, last)
-        effects += self.checkpoints.send_again(sender, message.stable, message.executed)
-        certified = self.execution.certified
-        if certified is not None and message.executed >= certified.sequence > message.certified:
-            signed = certified.certificate
-            effects.append(Send(sender, Certified(self.membership.epoch, signed.statement, signed.signature)))
-        if message.nonces == 0:
-            effects += self.signing.publish_again(sender)
-        return effects
+        if self.views.active:
+            effects = self.requests.tick(self.ordering.primary, self.batches.requests())
+            waiting = self.ordering.waiting() or len(self.requests) > 0
+            level = self.retransmission.level(self.suspicion.waited)
+            alone = level < self.membership.weak or self.retransmission.behind > 0
+            usual, oldest = self.requests.usual_ticks, self.requests.oldest_ticks
+            reason = self.suspicion.tick(waiting, alone, oldest, usual, self._uncertified)
+        else:
+            reason = self.suspicion.tick_between(self.views.joined >= self.membership.quorum)
+        if reason is None:
+            return effects
+        return [*self._leave(View(self.views.view + 1), reason.value), *self._change_view(now)]
 
     def _check_invariants(self) -> None:
         assert self.execution.executed >= self.checkpoints.stable, "a stable checkpoint that was not executed here"
         assert self.ordering.stable == self.checkpoints.stable, "two opinions about the last stable checkpoint"
+        assert self.ordering.view == self.views.view or not self.views.active, "two opinions about the view"

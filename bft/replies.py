@@ -76,22 +76,24 @@ class Replies:
         if len(waiting.clients) > MAX_ASKERS:
             del waiting.clients[next(iter(waiting.clients))]
 
-    def answer_known(
-        self, client: object, request: Digest, stated: RequestStatement, view: View
-    ) -> list[Effect] | None:
+    def answer_known(self, client: object, request: Digest, stated: RequestStatement) -> list[Effect] | None:
         """Answer a request that has run or has expired; None when it is still to be ordered."""
         state = self._execution.tree.get
         if stated.not_after < self._execution.time:
             return [AnswerClient(client, refusal(request, Status.EXPIRED), None, None)]
-        record = read_session(state(session_key(stated.principal, stated.session)))
-        if record is None or stated.number > record.last:
+        if not self.ran(stated):
             return None
         verdict = known_answer(state, stated, request, self._execution.time)
         if isinstance(verdict, Status):
             return [AnswerClient(client, refusal(request, verdict), None, None)]
-        return self._answer_or_hold(self._execution.executed, _Ready(client, stated, verdict), view)
+        return self._answer_or_hold(self._execution.executed, _Ready(client, stated, verdict))
 
-    def executed(self, sequence: Sequence, answers: dict[Digest, bytes], view: View) -> list[Effect]:
+    def ran(self, stated: RequestStatement) -> bool:
+        """Whether a request has run or has expired: nobody needs to order it."""
+        record = read_session(self._execution.tree.get(session_key(stated.principal, stated.session)))
+        return stated.not_after < self._execution.time or (record is not None and stated.number <= record.last)
+
+    def executed(self, sequence: Sequence, answers: dict[Digest, bytes]) -> list[Effect]:
         """A batch ran: those who wait for one of its requests wait for its certificate from now on."""
         ready = [
             _Ready(client, waiting.stated, answer)
@@ -99,7 +101,7 @@ class Replies:
             if (waiting := self._waiting.pop(request, None)) is not None
             for client in waiting.clients
         ]
-        return self._hold(sequence, ready, view) if ready else []
+        return self._hold(sequence, ready) if ready else []
 
     def certified(self, certified: Certified) -> list[Effect]:
         """A certificate arrived: everything up to it can be proved."""
@@ -110,13 +112,13 @@ class Replies:
             effects += [_prove(ready, places.get(ready.answer), certified) for ready in waiting]
         return effects
 
-    def on_timer(self, number: int, view: View) -> list[Effect]:
+    def on_timer(self, number: int) -> list[Effect]:
         """No certificate came: send what ran up to then as this replica's own word."""
         self._timer_set = False
         effects: list[Effect] = []
         for sequence in sorted(sequence for sequence in self._ready if sequence <= number):
             effects += [AnswerClient(ready.client, ready.answer, None, None) for ready in self._ready.pop(sequence)]
-        return effects + self._set_timer(view)
+        return effects + self._set_timer()
 
     def expire(self, time: AgreedTime, now: AgreedTime) -> list[Effect]:
         """Requests whose not-after has passed in agreed time will never run: their clients are told. Clients that have
@@ -132,21 +134,21 @@ class Replies:
             del self._waiting[request]
         return effects
 
-    def _answer_or_hold(self, sequence: Sequence, ready: _Ready, view: View) -> list[Effect]:
+    def _answer_or_hold(self, sequence: Sequence, ready: _Ready) -> list[Effect]:
         certified = self._execution.certified
         if certified is not None and _page_has(certified.state, ready):
             return [_prove(ready, None, certified)]
-        return self._hold(sequence, [ready], view)
+        return self._hold(sequence, [ready])
 
-    def _hold(self, sequence: Sequence, ready: list[_Ready], view: View) -> list[Effect]:
+    def _hold(self, sequence: Sequence, ready: list[_Ready]) -> list[Effect]:
         self._ready.setdefault(sequence, []).extend(ready)
-        return self._set_timer(view)
+        return self._set_timer()
 
-    def _set_timer(self, view: View) -> list[Effect]:
+    def _set_timer(self) -> list[Effect]:
         if self._timer_set or not self._ready:
             return []
         self._timer_set = True
-        return [SetTimer(Timer("uncertified", view, max(self._ready)), UNCERTIFIED_SECONDS)]
+        return [SetTimer(Timer("uncertified", View(0), max(self._ready)), UNCERTIFIED_SECONDS)]
 
 
 def _page_has(state: State, ready: _Ready) -> bool:

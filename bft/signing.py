@@ -8,6 +8,7 @@ tree.
 """
 
 from collections import deque
+from typing import NamedTuple
 
 from bft.certificate import Certificate, CertificateError, Claim
 from bft.effects import Broadcast, Effect, NeedRandom, Rejected, Send, SetTimer, Timer
@@ -16,10 +17,8 @@ from bft.messages import Certified, NonceName, Nonces, SignatureShare, SigningPl
 from bft.signatures import Verifier
 from bft.threshold import BadCommitments, BadShares, FrostError, NonceCommitment, ThresholdScheme
 from bft.threshold import Nonces as SecretNonces
+from bft.tuning import Tuning
 from bft.types import ReplicaId, Sequence, View
-
-POOL = 64
-"""Nonce pairs published at a time; a new lot is made when half are used."""
 
 RANDOM_PER_NONCE = 64
 """Random bytes that one nonce pair takes (RFC 9591, section 5.1)."""
@@ -37,24 +36,39 @@ OPEN_SESSIONS = 512
 """Sessions, shares and certificates remembered ahead or behind: bounded by the watermarks' window, doubled."""
 
 
+class _Published(NamedTuple):
+    """What a replica published for one view, from one start of its process, and was not named for yet."""
+
+    view: View
+    start: bytes
+    pairs: deque[tuple[NonceName, NonceCommitment]]
+
+
 class Signing:
     """One replica's part in the ring's signature, as signer and, when it is primary, as coordinator."""
 
     def __init__(
-        self, identity: ReplicaId, membership: Membership, scheme: ThresholdScheme, verifier: Verifier
+        self,
+        identity: ReplicaId,
+        membership: Membership,
+        scheme: ThresholdScheme,
+        verifier: Verifier,
+        tuning: Tuning,
     ) -> None:
         self._identity = identity
         self._membership = membership
         self._scheme = scheme
         self._verifier = verifier
-        # As signer: our own nonces of this start of the process, never on disk.
+        self._lot = tuning.pool
+        self._view = View(0)
+        # As signer: our own nonces of this start of the process and this view, never on disk.
         self._start = b""
         self._next_index = 0
         self._pool: dict[int, tuple[SecretNonces, NonceCommitment]] = {}
         self._asked_for_random = False
         self._sent: dict[Sequence, tuple[ReplicaId, SignatureShare]] = {}
         # As coordinator: what others published and have not been named for yet, and the sessions under way.
-        self._published: dict[ReplicaId, deque[tuple[NonceName, NonceCommitment]]] = {}
+        self._published: dict[ReplicaId, _Published] = {}
         self._used: dict[ReplicaId, NonceName] = {}
         self._excluded: dict[ReplicaId, Sequence] = {}
         self._claims: dict[Sequence, tuple[Claim, View, SigningPlan]] = {}
@@ -65,23 +79,41 @@ class Signing:
 
     # --- nonces ----------------------------------------------------------------------------------------------------
 
-    def started(self, start: bytes) -> list[Effect]:
+    def started(self, start: bytes, view: View) -> list[Effect]:
         """A new process: a new pool under a new name; nonces of earlier starts are gone for good."""
-        self._start = start
+        self._start, self._view = start, view
+        return self._refresh()
+
+    def enter(self, view: View) -> list[Effect]:
+        """Another view, or the way to it: whatever was published for earlier ones is never used again."""
+        if view == self._view:
+            return []
+        self._view = view
+        self._pool.clear()
+        for replica, known in list(self._published.items()):
+            if known.view < view:
+                del self._published[replica]
+        self._used.clear()
+        for book in (self._claims, self._shares, self._sent):
+            book.clear()
+        return self._refresh()
+
+    def _refresh(self) -> list[Effect]:
         self._asked_for_random = True
-        return [NeedRandom(POOL * RANDOM_PER_NONCE)]
+        return [NeedRandom(self._lot * RANDOM_PER_NONCE)]
 
     def on_random(self, data: bytes) -> list[Effect]:
         """Make nonces of fresh random bytes and publish their commitments."""
-        assert len(data) == POOL * RANDOM_PER_NONCE, f"asked for {POOL * RANDOM_PER_NONCE} bytes, got {len(data)}"
+        assert len(data) == self._lot * RANDOM_PER_NONCE, f"asked for another number of bytes than {len(data)}"
         self._asked_for_random = False
         first = self._next_index
         for offset in range(0, len(data), RANDOM_PER_NONCE):
             self._pool[self._next_index] = self._scheme.commit(data[offset : offset + RANDOM_PER_NONCE])
             self._next_index += 1
         commitments = [self._pool[index][1] for index in range(first, self._next_index)]
-        self._remember(self._identity, Nonces(self._membership.epoch, self._start, first, commitments))
-        return [Broadcast(Nonces(self._membership.epoch, self._start, first, commitments))]
+        message = Nonces(self._membership.epoch, self._view, self._start, first, commitments)
+        self._remember(self._identity, message)
+        return [Broadcast(message)]
 
     def publish_again(self, to: ReplicaId) -> list[Effect]:
         """Someone has none of our commitments left: send one lot, of which it may use those after where it stopped."""
@@ -89,19 +121,22 @@ class Signing:
             return []
         first = min(self._pool)
         run = []
-        for index in range(first, min(first + POOL, self._next_index)):
+        for index in range(first, min(first + self._lot, self._next_index)):
             if index not in self._pool:
                 break
             run.append(self._pool[index][1])
-        return [Send(to, Nonces(self._membership.epoch, self._start, first, run))]
+        return [Send(to, Nonces(self._membership.epoch, self._view, self._start, first, run))]
 
     def commitments_of(self, replica: ReplicaId) -> int:
         """How many commitments of a replica are at hand."""
-        return len(self._published.get(replica, ()))
+        known = self._published.get(replica)
+        return len(known.pairs) if known is not None and known.view == self._view else 0
 
     def on_nonces(self, sender: ReplicaId, message: Nonces) -> list[Effect]:
         """Another replica's commitments: each point is checked here, off the path of any batch."""
-        if len(message.commitments) > POOL:
+        if message.view < self._view:
+            return []
+        if len(message.commitments) > self._lot:
             return [Rejected(sender, "more nonces than one lot")]
         if message.first >= MAX_INDEX:
             return [Rejected(sender, "nonces numbered too high")]
@@ -109,16 +144,18 @@ class Signing:
         return []
 
     def _remember(self, sender: ReplicaId, message: Nonces) -> None:
-        known = self._published.setdefault(sender, deque(maxlen=2 * POOL))
-        if known and known[-1][0].start != message.start:
-            known.clear()
+        known = self._published.get(sender)
+        if known is None or (known.view, known.start) != (message.view, message.start):
+            if known is not None and known.view > message.view:
+                return
+            known = self._published[sender] = _Published(message.view, message.start, deque(maxlen=2 * self._lot))
         used = self._used.get(sender)
-        newest = known[-1][0].index if known else -1
+        newest = known.pairs[-1][0].index if known.pairs else -1
         if used is not None and used.start == message.start:
             newest = max(newest, used.index)
         for index, commitment in enumerate(message.commitments, message.first):
             if index > newest and (sender == self._identity or self._scheme.valid_commitment(commitment)):
-                known.append((NonceName(message.start, index), commitment))
+                known.pairs.append((NonceName(message.start, index), commitment))
 
     # --- the primary names signers ---------------------------------------------------------------------------------
 
@@ -127,12 +164,12 @@ class Signing:
         have commitments left, and then the next batch's certificate covers this one."""
         others = [replica for replica in map(ReplicaId, range(self._membership.size)) if replica != self._identity]
         others.sort(key=lambda replica: (self._excluded.get(replica, 0) > sequence, self._excluded.get(replica, 0)))
-        ready = [replica for replica in (self._identity, *others) if self._published.get(replica)]
+        ready = [replica for replica in (self._identity, *others) if self.commitments_of(replica)]
         if self._identity not in ready or len(ready) < self._membership.weak:
             return None
         signers = []
         for replica in sorted(ready[: self._membership.weak]):
-            name, commitment = self._published[replica].popleft()
+            name, commitment = self._published[replica].pairs.popleft()
             self._used[replica] = name
             signers.append((replica, name, commitment))
         return SigningPlan(signers)
@@ -184,10 +221,9 @@ class Signing:
 
     def refill(self) -> list[Effect]:
         """Ask for random bytes when half of the pool is used."""
-        if self._asked_for_random or len(self._pool) > POOL // 2:
+        if self._asked_for_random or len(self._pool) > self._lot // 2:
             return []
-        self._asked_for_random = True
-        return [NeedRandom(POOL * RANDOM_PER_NONCE)]
+        return self._refresh()
 
     def send_again(self, sequence: Sequence) -> list[Effect]:
         """The same share again, the same bytes."""

@@ -109,3 +109,39 @@ class WriteLatency(Answer, frozen=True, kw_only=True):
     results: list[Measured]
     phases_ms: dict[str, dict[str, float]]
     """Mean time between the points in the life of a batch, at the primary."""
+
+
+class FailedSeed(Answer, frozen=True, kw_only=True):
+    """A seed that broke something, and how to see it again."""
+
+    seed: int
+    verdict: str
+    """`safety`, `liveness` or `crash`."""
+    what: str
+    replay: str
+    manifest: str
+    """The faults and sizes that it ran with, as TOML."""
+    story: list[str]
+    """The last events before it, oldest first."""
+
+
+class SimulatedRing(Answer, frozen=True, kw_only=True):
+    """`sim ring`: what came of all seeds together."""
+
+    replay: str
+    runs: int
+    operations: int
+    checked: int
+    """Operations that linearizability was judged by."""
+    steps: int
+    batches: int
+    crashes: int
+    messages: int
+    lost: int
+    duplicated: int
+    virtual_seconds: float
+    seconds: float
+    seeds_per_second: float
+    trace: str
+    """Hash over everything that happened in all runs: equal for equal seeds on any machine."""
+    failures: list[FailedSeed]

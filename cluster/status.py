@@ -60,7 +60,7 @@ def _server(report: Report, sure: int | None) -> RingServer:
         sequence=None if status is None else status.sequence,
         primary=None if status is None else server_name(status.primary),
         behind=None if status is None or sure is None else max(0, sure - status.sequence),
-        condition=None if status is None else status.condition.value,
+        condition=None if status is None else status.condition,
         detail=None if status is None else one_line(status.detail[:LONGEST_DETAIL]),
         view_active=None if status is None else status.view_active,
         disk_bytes=_disk_bytes(server.directory / "store"),

@@ -161,7 +161,7 @@ class History(_Message, frozen=True, tag=68):
 
 
 class Condition(StrEnum):
-    """What a server is doing, or what keeps it from doing its part, in words that users read."""
+    """How a server is, in a word or two."""
 
     SERVING = "serving"
     CHANGING_VIEW = "changing view"
@@ -190,13 +190,14 @@ class ServerStatus(_Message, frozen=True, tag=69):
     disk_bytes: Natural
     phases: dict[str, float]
     """Mean seconds of the phases of a write, by name, over this server's recent writes."""
-    condition: Condition
+    condition: str
+    """One of Condition, or what a later release adds to it."""
     detail: str
-    """The condition in one sentence; empty when there is nothing to say."""
+    """What the condition comes from, and what to do, in a sentence; empty while it serves."""
     free_bytes: Natural
-    """Room left on its disk, 0 when it does not know."""
+    """How much more its disk takes, within its quota."""
     view_active: bool
-    """Whether it takes part in its view; false while it waits for the next one to begin."""
+    """Whether it takes part in its view: not between views, nor while it stands aside."""
 
 
 class Overloaded(_Message, frozen=True, tag=70):

@@ -7,7 +7,7 @@ random byte: only what went over the network, and who did what when.
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -24,10 +24,19 @@ Event = tuple[float, str, tuple[Any, ...]]
 Words = Callable[[str, tuple[Any, ...]], str]
 
 
+class Clock(Protocol):
+    """Whatever has a time."""
+
+    @property
+    def now(self) -> float:
+        """Seconds."""
+        ...
+
+
 class Trace:
     """Records a run. `show`, when given, gets each line as it happens."""
 
-    def __init__(self, clock: Callable[[], float], words: Words, show: Callable[[str], None] | None = None) -> None:
+    def __init__(self, clock: Clock, words: Words, show: Callable[[str], None] | None = None) -> None:
         self.events = 0
         self._clock = clock
         self._words = words
@@ -38,9 +47,10 @@ class Trace:
 
     def note(self, what: str, *details: Any) -> None:
         """Record one event; details are numbers, text and bytes."""
-        event = (self._clock(), what, details)
-        self._chunk.append(event)
-        if len(self._chunk) >= _CHUNK:
+        event = (self._clock.now, what, details)
+        chunk = self._chunk
+        chunk.append(event)
+        if len(chunk) >= _CHUNK:
             self._digest_chunk()
         if self._show is not None:
             self._show(self.line(event))

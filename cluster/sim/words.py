@@ -39,11 +39,11 @@ _replies = msgspec.msgpack.Decoder(Reply)
 def words(what: str, details: tuple[Any, ...]) -> str:
     """One event as a line."""
     match what, details:
-        case "message", (int(sender), int(to), bytes(data)):
+        case "message", (int(sender), int(to), bytes(data), float()):
             return f"{_name(to):>4} <- {_name(sender)}: {message(sender, to, data)}"
         case "lost", (int(sender), int(to), bytes(data)):
             return f"{_name(sender):>4} -> {_name(to)}: lost: {message(sender, to, data)}"
-        case "down", (int(sender), int(to), bytes(data)):
+        case "down", (int(sender), int(to), bytes(data), float()):
             return f"{_name(to):>4} <- {_name(sender)}: down: {message(sender, to, data)}"
         case _, (int(who), *rest):
             return f"{_name(who):>4} {what} {' '.join(map(_short, rest))}".rstrip()

@@ -26,8 +26,10 @@ from bft.effects import (
 from bft.messages import Message
 from bft.replica import OVERLOADED, Replica
 from bft.types import AgreedTime, ReplicaId, Sequence, View
+from pond.errors import StorageRotten
 from pond.model.block import MAX_CIPHERTEXT_BYTES, bguid
 from pond.model.tables import BLOCKS, NODES
+from pond.node.condition import DIVERGED, condition
 from pond.node.reads import Reads
 from pond.node.service import UPLOADS
 from pond.protocol import (
@@ -35,7 +37,6 @@ from pond.protocol import (
     Answered,
     Blocks,
     BlocksHeld,
-    Condition,
     GetBlocks,
     GetStatus,
     Overloaded,
@@ -52,6 +53,9 @@ from pond.protocol import (
 RETRY_AFTER_MS = 50
 """When a client that was told of overload should come again: a few batches later."""
 
+RETRY_UPLOAD_MS = 2000
+"""The same where room has to be made on a disk first."""
+
 WAITING_READS = 4096
 """Reads that wait for a certificate; above it the answer is overload."""
 
@@ -64,6 +68,8 @@ UPLOAD_COST_BYTES = 256
 UPLOAD_SECONDS = 7200
 """How long a block waits for an update to commit with it. Longer than the log keeps an idle ring's batches, so that a
 server that catches up from the log still finds the blocks of updates that came to nothing."""
+
+ROTTEN = "what this server holds of the object is damaged: ask another server"
 
 SWEEP_SECONDS = 60.0
 SWEEP = Timer("uploads", View(0))
@@ -100,13 +106,15 @@ class RingServer:
         self._waiting: list[_WaitingRead] = []
         self._uploaded_bytes = 0
         self._upload_limit_bytes = min(UPLOAD_BYTES, upload_limit_bytes)
+        self._spare_bytes = UPLOAD_BYTES
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def started(self, now: AgreedTime, start: bytes) -> list[Effect | ToClient]:
-        """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start."""
+    def started(self, now: AgreedTime, start: bytes, lost_votes: bool = False) -> list[Effect | ToClient]:
+        """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start; `lost_votes` says
+        that its storage is not the one that it voted with."""
         self._uploaded_bytes = sum(self._cost_bytes(guid) for guid, _ in self._uploads())
-        return [*self._translate(self.replica.step(Started(now, start))), SetTimer(SWEEP, SWEEP_SECONDS)]
+        return [*self._translate(self.replica.step(Started(now, start, lost_votes))), SetTimer(SWEEP, SWEEP_SECONDS)]
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> list[Effect | ToClient]:
         """A message from another replica, whose link says who it is."""
@@ -127,7 +135,7 @@ class RingServer:
             case ReadHistory():
                 return self._read(_WaitingRead(Sequence(0), client, question))
             case GetStatus(ask):
-                return [ToClient(client, self._status(ask))]
+                return [ToClient(client, self.status(ask))]
 
     def on_timer(self, timer: Timer, now: AgreedTime) -> list[Effect | ToClient]:
         """A timer that was set has fired."""
@@ -142,6 +150,10 @@ class RingServer:
     def burst_ended(self, now: AgreedTime) -> list[Effect | ToClient]:
         """Nothing more to read for now."""
         return self._translate(self.replica.step(BurstEnded(now)))
+
+    def has_room(self, spare_bytes: int) -> None:
+        """The disk takes so much more before ordering has to fear for its own room; negative: it has too little."""
+        self._spare_bytes = spare_bytes
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -169,11 +181,13 @@ class RingServer:
 
     def _read(self, read: _WaitingRead) -> list[Effect | ToClient]:
         if self.replica.checkpoints.diverged_at is not None:
-            reason = "this server's state differs from the ring's: it does not answer until it is repaired"
-            return [ToClient(read.client, Refused(read.question.ask, reason))]
+            return [ToClient(read.client, Refused(read.question.ask, DIVERGED))]
         certified = self.replica.execution.certified
         if certified is not None and certified.sequence >= read.needed:
-            return [ToClient(read.client, self._reads.answer(read.question, certified))]
+            try:
+                return [ToClient(read.client, self._reads.answer(read.question, certified))]
+            except StorageRotten:
+                return [ToClient(read.client, Refused(read.question.ask, ROTTEN))]
         if len(self._waiting) >= WAITING_READS:
             return [ToClient(read.client, Overloaded(read.question.ask, RETRY_AFTER_MS))]
         self._waiting.append(read)
@@ -187,12 +201,19 @@ class RingServer:
         found: list[bytes | None] = []
         room = MAX_ANSWER_BYTES
         for guid in guids:
-            block = self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
+            block = self._block(guid)
             room -= len(block) if block is not None else 0
             if found and room < 0:
                 break
             found.append(block)
         return found
+
+    def _block(self, guid: bytes) -> bytes | None:
+        """A block or a tree node; None when it is not here, or has rotted: the client asks another server then."""
+        try:
+            return self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
+        except StorageRotten:
+            return None
 
     # --- blocks that travel ahead ------------------------------------------------------------------------------------
 
@@ -204,13 +225,16 @@ class RingServer:
         size = sum(len(block) + UPLOAD_COST_BYTES for block in fresh.values())
         if self._uploaded_bytes + size > self._upload_limit_bytes:
             return [ToClient(client, Overloaded(ask, RETRY_AFTER_MS))]
+        if size > self._spare_bytes:
+            return [ToClient(client, Overloaded(ask, RETRY_UPLOAD_MS))]
         self._uploaded_bytes += size
+        self._spare_bytes -= size
         writes = [Write(BLOCKS, guid, block) for guid, block in fresh.items()]
         unused = [guid for guid in named if guid in fresh or self._disk.size(UPLOADS, guid) is not None]
         marks = [Write(UPLOADS, guid, now.to_bytes(8, "big")) for guid in unused]
         kept = (*writes, *marks)
         held = ToClient(client, BlocksHeld(ask))
-        return [Persist(kept), held, *self._translate(self.replica.bodies_arrived(kept))]
+        return [Persist(kept), held, *self._translate(self.replica.bodies_arrived(kept, now))]
 
     def _uploads(self) -> list[tuple[bytes, bytes]]:
         return self._disk.scan(UPLOADS, b"", b"\xff" * 33)
@@ -237,14 +261,16 @@ class RingServer:
 
     # --- how it is -------------------------------------------------------------------------------------------------
 
-    def _status(self, ask: int) -> ServerStatus:
+    def status(self, ask: int) -> ServerStatus:
+        """All but what only the process knows: its disk, and the time that things take."""
         replica = self.replica
         certified = replica.execution.certified
+        how, detail = condition(replica)
         return ServerStatus(
             ask,
             replica.identity,
-            replica.ordering.view,
-            replica.ordering.primary,
+            replica.views.view,
+            replica.membership.primary(replica.views.view),
             replica.execution.executed,
             certified.sequence if certified is not None else 0,
             replica.ordering.stable,
@@ -254,8 +280,8 @@ class RingServer:
             replica.queued,
             0,
             {},
-            Condition.SERVING,
-            "",
+            how,
+            detail,
             0,
-            True,
+            replica.views.active,
         )

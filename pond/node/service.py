@@ -1,19 +1,20 @@
 """The store as the ring orders it: what `bft` sees as bytes, `pond.model` understands."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
-from bft.effects import Write
-from bft.service import Result, ServiceView
+from bft.effects import Reader, Write
+from bft.messages import Span
+from bft.service import Part, Result, ServiceView
 from bft.statement import Digest
 from bft.types import AgreedTime
 from pond.model import execution
 from pond.model.block import bguid
 from pond.model.tables import BLOCKS, NODES, NUMBERS, OUTCOMES, RANGES, VERSIONS
+from pond.model.tables import UPLOADS as UPLOADS
 from pond.model.update import Update, UpdateError, decode, named_blocks
 from pond.model.version import Status
-
-UPLOADS = "uploads"
-"""Table of this server's own: blocks that no update has used yet, and since when they wait (microseconds, 8 bytes)."""
+from pond.node import parts
 
 TABLES = (BLOCKS, NODES, VERSIONS, NUMBERS, OUTCOMES, RANGES, UPLOADS)
 
@@ -63,6 +64,14 @@ class Service:
         mark = None if ran.outcome.status is Status.COMMITTED else time.to_bytes(8, "big")
         writes = (*ran.writes, *(Write(UPLOADS, name, mark) for name in uploads))
         return Result(ran.outcome.encode(), ran.state, writes)
+
+    def parts(self, key: bytes, old: bytes | None, new: bytes | None) -> Iterable[Part]:
+        """What an object's record commits to."""
+        return parts.object_parts(key, old, new)
+
+    def read(self, span: Span, disk: Reader) -> list[bytes] | None:
+        """Entries of the tables that servers share."""
+        return parts.read(span, disk)
 
     def _decode(self, operation: bytes) -> Update:
         known = self._decoded.get(operation)

@@ -190,10 +190,10 @@ def test_hostile_bytes_from_a_member_on_the_peer_port(cluster: Layout) -> None:
         Prepare(epoch, View(0), Sequence(5), bytes(32)),
         Commit(epoch, View(0), Sequence(2**62), bytes(32)),
         Checkpoint(epoch, Sequence(64), bytes(32), bytes(64)),
-        Nonces(epoch, bytes(16), 0, [point] * 3),
+        Nonces(epoch, View(0), bytes(16), 0, [point] * 3),
         SignatureShare(epoch, View(0), Sequence(3), bytes(32)),
         Certified(epoch, b"statement", bytes(64)),
-        Status(epoch, View(0), Sequence(0), Sequence(0), Sequence(0), 0),
+        Status(epoch, View(0), True, Sequence(0), Sequence(0), Sequence(0), 0, True, True, Sequence(0)),
         FetchBodies(epoch, [bytes(32)] * 3),
     ]
     valid = [_encode(message) for message in messages]

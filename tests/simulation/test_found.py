@@ -1,9 +1,7 @@
 """What the simulator found, as scenarios that do not depend on what a seed means today."""
 
-import pytest
-
-from bft import signing
 from bft.messages import Nonces
+from bft.tuning import Tuning
 from bft.types import ReplicaId
 from tests.unit.bft.ring import Ring
 
@@ -37,10 +35,9 @@ def test_the_primary_stops_naming_nonces_of_servers_that_restarted():
     assert certified(ring) == ring.executed[0] == 6
 
 
-def test_nonces_published_again_are_never_more_than_may_be(monkeypatch: pytest.MonkeyPatch):
+def test_nonces_published_again_are_never_more_than_may_be():
     """Seed 381: a pool had just been refilled above one lot, and all of it was sent, and refused for ever."""
-    monkeypatch.setattr(signing, "POOL", 4)
-    ring = Ring()
+    ring = Ring(tuning=Tuning(pool=4))
     for backup in map(ReplicaId, (1, 2, 3)):
         assert len(ring.replicas[backup].signing._pool) == 4
         ring.replicas[backup].signing._pool.pop(0)

@@ -9,6 +9,7 @@ from bft.answer import Status
 from bft.state_tree import Kind, state_key
 from cluster.sim.cli import SAFETY, sim
 from cluster.sim.disk import Disk
+from cluster.sim.drawing import drawn
 from cluster.sim.ring import Verdict, simulate
 
 
@@ -28,8 +29,8 @@ def vote_before_it_is_durable(monkeypatch):
     vote = ordering.Ordering._vote
 
     def swapped(self, sequence, slot):
-        kept, sent, *rest = vote(self, sequence, slot)
-        return [sent, kept, *rest]
+        effects = vote(self, sequence, slot)
+        return [*effects[1:2], *effects[:1], *effects[2:]]
 
     monkeypatch.setattr(ordering.Ordering, "_vote", swapped)
 
@@ -90,7 +91,7 @@ def state_that_depends_on_the_server(monkeypatch):
 def test_a_planted_bug_is_found(monkeypatch, plant, symptom, seeds):
     plant(monkeypatch)
     for seed in range(1, seeds + 1):
-        run = simulate(seed, 100)
+        run = simulate(seed, drawn(seed, 100))
         if run.verdict is not Verdict.OK:
             assert run.verdict is Verdict.SAFETY, run.what
             assert symptom in run.what
@@ -105,7 +106,8 @@ def test_a_failure_comes_with_its_story_and_exit_code(monkeypatch):
     result = CliRunner().invoke(sim, arguments, standalone_mode=False)
     assert result.return_value == SAFETY
     assert "safety: rule 1" in result.output
-    assert "pond sim ring --seed 1 --operations 200 --trace" in result.output
+    assert "pond sim ring --seed 2 --operations 200 --trace" in result.output
+    assert "[sizes]" in result.output
     told = CliRunner().invoke(sim, [*arguments, "--json"], standalone_mode=False)
     failures = msgspec.json.decode(told.stdout)["failures"]
     assert failures[0]["verdict"] == "safety"

@@ -14,6 +14,7 @@ from bft.effects import (
     NeedRandom,
     Persist,
     RandomBytes,
+    Reader,
     Received,
     Rejected,
     Requested,
@@ -26,13 +27,14 @@ from bft.effects import (
     Write,
 )
 from bft.membership import Membership
-from bft.messages import Message, Request, RequestStatement
+from bft.messages import Message, Request, RequestStatement, Span
 from bft.replica import Replica
 from bft.secret import Secret
-from bft.service import Result, ServiceView
+from bft.service import Part, Result, ServiceView
 from bft.signatures import Ed25519Signer, Ed25519Verifier
 from bft.state_tree import Kind, state_key
 from bft.threshold import Frost, deal
+from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, Epoch, ReplicaId, View
 
 LATER = 1_060_000_000_000
@@ -107,6 +109,12 @@ class Register:
         value = (view.state(self.KEY) or b"") + operation
         return Result(hashlib.sha256(value).digest(), {self.KEY: value}, ())
 
+    def parts(self, key: bytes, old: bytes | None, new: bytes | None) -> Iterable[Part]:
+        return []
+
+    def read(self, span: Span, disk: Reader) -> list[bytes] | None:
+        return None
+
 
 class Client:
     """A principal with one session."""
@@ -128,7 +136,7 @@ class Client:
 class Ring:
     """n replicas with real keys. `run` delivers everything until nothing is under way; timers fire only on request."""
 
-    def __init__(self, size: int = 4) -> None:
+    def __init__(self, size: int = 4, tuning: Tuning = DEFAULT) -> None:
         faults = (size - 1) // 3
         signers = [Ed25519Signer(Secret(hashlib.sha256(b"replica %d" % i).digest())) for i in range(size)]
         material = b"".join(hashlib.sha512(b"dealer %d" % i).digest() for i in range(faults + 1))
@@ -146,6 +154,7 @@ class Ring:
         self.down: set[ReplicaId] = set()
         self._public, self._shares, self._signers = public, shares, signers
         self._starts = 0
+        self._tuning = tuning
         self.replicas = [self._make(ReplicaId(i)) for i in range(size)]
         for replica in self.replicas:
             self.start(replica.identity)
@@ -161,6 +170,7 @@ class Ring:
             scheme,
             Register(),
             self.disks[identity],
+            self._tuning,
         )
 
     def start(self, identity: ReplicaId) -> None:

@@ -16,7 +16,7 @@ from bft.messages import MAX_REQUEST_BYTES, Bodies, Certified, FetchBodies, Mess
 from bft.replies import MAX_ASKERS, PATIENCE_SECONDS
 from bft.sessions import SWEEP, SWEEP_PER_REQUEST
 from bft.statement import StatementError
-from bft.types import AgreedTime, Epoch, ReplicaId
+from bft.types import AgreedTime, Epoch, ReplicaId, View
 from tests.unit.bft.ring import Client, Ring
 from tests.unit.bft.test_sessions import World, stated
 
@@ -45,7 +45,7 @@ def test_no_depth_of_nesting_raises_anything_else(depth: int) -> None:
 def test_nonces_whose_index_fits_no_plan_are_refused() -> None:
     ring = Ring()
     points = [ring.replicas[2].signing._pool[index][1] for index in range(3)]
-    ring.step(ReplicaId(0), Received(ReplicaId(1), Nonces(Epoch(1), b"X" * 16, 2**63 - 1, points), ring.now))
+    ring.step(ReplicaId(0), Received(ReplicaId(1), Nonces(Epoch(1), View(0), b"X" * 16, 2**63 - 1, points), ring.now))
     assert ring.rejected[-1][1].reason == "nonces numbered too high"
     client = Client()
     for i in range(5):
@@ -58,7 +58,7 @@ def test_every_proposal_that_a_primary_sends_can_be_decoded() -> None:
     sent: list[PrePrepare] = []
     start = b"X" * 16
     points = [ring.replicas[1].signing._pool[index][1] for index in range(3)]
-    ring.step(ReplicaId(0), Received(ReplicaId(1), Nonces(Epoch(1), start, 2**62 - 1, points), ring.now))
+    ring.step(ReplicaId(0), Received(ReplicaId(1), Nonces(Epoch(1), View(0), start, 2**62 - 1, points), ring.now))
 
     def watch(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
         if isinstance(message, PrePrepare):
@@ -110,7 +110,7 @@ def test_missing_bodies_are_asked_of_one_replica_at_a_time() -> None:
     ring.step(ReplicaId(1), Received(ReplicaId(0), msgspec.structs.replace(sent[0], requests=bare), ring.now))
     asked = set()
     for turn in range(3):
-        [fetch] = ring.replicas[1].ordering.fetch_missing(turn)
+        [fetch] = ring.replicas[1].batches.fetch(turn)
         assert isinstance(fetch, Send)
         assert isinstance(fetch.message, FetchBodies)
         asked.add(fetch.to)
@@ -126,7 +126,7 @@ def test_bodies_that_clients_bring_are_seen_before_they_are_written() -> None:
     bare = [msgspec.structs.replace(request, bodies=[]) for request in sent[0].requests]
     ring.step(ReplicaId(1), Received(ReplicaId(0), msgspec.structs.replace(sent[0], requests=bare), ring.now))
     writes = ring.replicas[0]._service.hold(name, body, ring.now)
-    effects = ring.replicas[1].bodies_arrived(writes)
+    effects = ring.replicas[1].bodies_arrived(writes, ring.now)
     assert [effect for effect in effects if isinstance(effect, Broadcast)], "the vote goes out at once"
 
 
@@ -187,7 +187,7 @@ def test_a_batch_that_has_run_is_kept_in_the_log_alone() -> None:
     for i in range(10):
         ring.submit(client.request(b"%d" % i))
     for replica in ring.replicas:
-        assert all(slot.proposal is None and slot.requests == () for slot in replica.ordering.slots.values())
+        assert not replica.batches.requests()
     ring.crash(ReplicaId(3))
     for i in range(5):
         ring.submit(client.request(b"more %d" % i))
