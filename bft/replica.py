@@ -63,15 +63,11 @@ from bft.sessions import LONGEST_LIFE_SECONDS
 from bft.signatures import Signer, Verifier
 from bft.signing import Signing
 from bft.statement import Digest
-from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, Reason, Suspicion
+from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS, Reason, Suspicion
 from bft.threshold import ThresholdScheme
 from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, ReplicaId, Sequence, View
 from bft.view_change import ViewChanges
-
-FIRST_SECONDS = 0.2
-"""How soon an idle ring orders an empty batch while what ran is not certified, as after a start or a view change:
-nothing of it can be read before."""
 
 BEHIND_TICKS = 20
 """How long a replica that is behind others, and gets no further, waits only for itself. After that it counts too: it
@@ -125,6 +121,7 @@ class Replica:
         )
         self._early = Early()
         self._ticks = 0
+        self._uncertified_ticks = 0
         self._proposed_at: dict[Sequence, AgreedTime] = {}
 
     @property
@@ -502,8 +499,7 @@ class Replica:
         raise AssertionError(f"a timer that nobody sets: {timer}")
 
     def _set_idle_timer(self) -> SetTimer:
-        seconds = FIRST_SECONDS if self._uncertified else IDLE_SECONDS
-        return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), seconds)
+        return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), IDLE_SECONDS)
 
     @property
     def _uncertified(self) -> bool:
@@ -513,17 +509,29 @@ class Replica:
     def _on_idle(self, timer: Timer, now: AgreedTime) -> list[Effect]:
         if not self.is_primary:
             return []
-        effects: list[Effect] = []
-        if timer.number == self.ordering.next and self._may_propose():
-            self._proposed_at[self.ordering.next] = now
-            effects += self.ordering.propose([], self.signing.plan(self.ordering.next), now)
+        effects = self._propose_empty(now) if timer.number == self.ordering.next else []
         return [*effects, self._set_idle_timer()]
+
+    def _propose_empty(self, now: AgreedTime) -> list[Effect]:
+        if not self._may_propose():
+            return []
+        self._proposed_at[self.ordering.next] = now
+        return self.ordering.propose([], self.signing.plan(self.ordering.next), now)
+
+    def _cover_uncertified(self, now: AgreedTime) -> list[Effect]:
+        """As primary with nothing under way: an empty batch, whose certificate covers what ran without one."""
+        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
+        self._uncertified_ticks = self._uncertified_ticks + 1 if idle else 0
+        if self._uncertified_ticks < UNCERTIFIED_IDLE_TICKS:
+            return []
+        self._uncertified_ticks = 0
+        return self._propose_empty(now)
 
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
         self._ticks += 1
         self.requests.expire(self.execution.time)
         effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
-        effects += self._suspect(now)
+        effects += self._suspect(now) + self._cover_uncertified(now)
         waiting = not self.views.active or self.ordering.waiting() or self.batches.lacking
         effects += self.retransmission.tick(waiting)
         if self.retransmission.stuck_ticks:

@@ -14,6 +14,10 @@ TICK_SECONDS = 0.1
 IDLE_SECONDS = 1.0
 """An idle ring orders an empty batch this often: the one source of freshness for all objects (design.md, 5)."""
 
+UNCERTIFIED_IDLE_TICKS = 2
+"""It does so after this long already while what ran is not certified, as after a start or a view change: nothing of it
+can be read before. So a primary that dies between the two is missed soon, though nothing waits to be executed."""
+
 LEAST_SECONDS = 0.4
 """How long anything may take before the primary is suspected, at least: many round trips and fsyncs of any healthy
 ring, and no more than a user forgives when a primary dies."""
@@ -92,7 +96,8 @@ class Suspicion:
         self._uncertified = self._uncertified + 1 if uncertified else 0
         if self._waiting > self.patience:
             return Reason.SILENT
-        if self._idle > self.patience + IDLE_SECONDS / TICK_SECONDS:
+        idle_ticks = UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS
+        if self._idle > self.patience + idle_ticks:
             return Reason.IDLE
         if oldest_ticks > STARVED * (self.patience + usual_ticks):
             return Reason.STARVES
