@@ -26,7 +26,6 @@ from bft.effects import (
     Requested,
     SetTimer,
     Started,
-    Store,
     Timer,
     TimerFired,
     ViewChanged,
@@ -70,18 +69,15 @@ from bft.sessions import LONGEST_LIFE_SECONDS
 from bft.signatures import Signer, Verifier
 from bft.signing import Signing
 from bft.statement import Digest
-from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, Suspicion
+from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS, Suspicion
 from bft.threshold import ThresholdScheme
 from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, ReplicaId, Sequence, View
 from bft.view_change import ViewChanges
 
-FIRST_SECONDS = 0.2
-"""How soon an idle ring orders an empty batch while what ran is not certified, as after a start or a view change:
-nothing of it can be read before."""
-
 HURRY_SECONDS = 0.02
-"""The same while a replica that lost its votes waits for checkpoints: a window of numbers takes some seconds."""
+"""How often an idle ring orders an empty batch while a replica that lost its votes waits for a checkpoint: a window of
+numbers takes some seconds."""
 
 OVERLOADED = "overloaded"
 """Reason of a Rejected that asks the client to come again later."""
@@ -133,6 +129,7 @@ class Replica:
         )
         self._early = Early()
         self._ticks = 0
+        self._uncertified_ticks = 0
         self._proposed_at: dict[Sequence, AgreedTime] = {}
 
     @property
@@ -435,7 +432,7 @@ class Replica:
             batch = self.batches.get(sequence, digest)
             if batch is None:
                 break
-            effects += self._log_ran(sequence, digest)
+            effects += self.catch_up.ran(sequence, digest, batch)
             ran = self.execution.run(DecidedBatch(sequence, batch.time, digest, batch.requests))
             effects += ran
             for machine in (self.ordering, self.catch_up):
@@ -477,19 +474,6 @@ class Replica:
         self.recovery.checkpoint(sequence, installed.time, installed.tree)
         settled = self._settled(self.checkpoints.installed(proven))
         return [Persist(writes), *settled, *self.retransmission.ask()]
-
-    def _log_ran(self, sequence: Sequence, digest: Digest) -> list[Effect]:
-        """Which batch runs, to be told to others; with the batch itself when this replica never voted for it."""
-        place = log.read_entry(self._disk, sequence).place_of(digest)
-        writes: tuple[Write, ...] = ()
-        if place is None:
-            place = log.PLACES - 1
-            batch = self.batches.get(sequence, digest)
-            assert batch is not None, f"batch {sequence} runs, but is not here"
-            writes = (log.contents(sequence, place, batch.contents()),)
-        writes = (*writes, log.ran(sequence, digest, place))
-        self._disk.record(writes)
-        return [Store(writes)]
 
     def _progressed(self, sequence: Sequence, now: AgreedTime) -> None:
         proposed = self._proposed_at.pop(sequence, None)
@@ -539,9 +523,7 @@ class Replica:
         raise AssertionError(f"a timer that nobody sets: {timer}")
 
     def _set_idle_timer(self) -> SetTimer:
-        seconds = FIRST_SECONDS if self._uncertified else IDLE_SECONDS
-        if self.recovery.learners_wait:
-            seconds = HURRY_SECONDS
+        seconds = HURRY_SECONDS if self.recovery.learners_wait else IDLE_SECONDS
         return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), seconds)
 
     @property
@@ -552,19 +534,32 @@ class Replica:
     def _on_idle(self, timer: Timer, now: AgreedTime) -> list[Effect]:
         if not self.is_primary:
             return []
-        effects: list[Effect] = []
-        if timer.number == self.ordering.next and self._may_propose():
-            self._proposed_at[self.ordering.next] = now
-            effects += self.ordering.propose([], self.signing.plan(self.ordering.next), now)
+        effects = self._propose_empty(now) if timer.number == self.ordering.next else []
         return [*effects, self._set_idle_timer()]
+
+    def _propose_empty(self, now: AgreedTime) -> list[Effect]:
+        if not self._may_propose():
+            return []
+        self._proposed_at[self.ordering.next] = now
+        return self.ordering.propose([], self.signing.plan(self.ordering.next), now)
+
+    def _cover_uncertified(self, now: AgreedTime) -> list[Effect]:
+        """As primary with nothing under way: an empty batch, whose certificate covers what ran without one."""
+        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
+        self._uncertified_ticks = self._uncertified_ticks + 1 if idle else 0
+        if self._uncertified_ticks < UNCERTIFIED_IDLE_TICKS:
+            return []
+        self._uncertified_ticks = 0
+        return self._propose_empty(now)
 
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
         self._ticks += 1
         self.requests.expire(self.execution.time)
         effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
-        effects += self._suspect(now)
+        effects += self._suspect(now) + self._cover_uncertified(now)
+        overdue = self.suspicion.overdue(self._uncertified)
         under_way = self.ordering.waiting() or self.batches.lacking or len(self.requests) > 0
-        waiting = not self.views.active or under_way
+        waiting = not self.views.active or under_way or overdue
         effects += self.retransmission.tick(waiting)
         effects += self.recovery.tick(self.retransmission.stuck_ticks) + self._install()
         self.ordering.silent = self.recovery.silent_until > 0
