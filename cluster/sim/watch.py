@@ -160,7 +160,6 @@ class Watch:
                 f"rule 1: server {server.identity} ran batch {batch.sequence}, which only {sorted(committed)} and"
                 " itself have committed"
             )
-        self._reached["event", "learned"] += 1
 
     def _backers(self, votes: Mapping[int, Digest], wanted: Digest) -> set[int]:
         """Who may have told a server this: those who did, and every liar."""
