@@ -42,6 +42,10 @@ DOUBT_SECONDS = 2.0
 cut off. After that it leaves all the same: those who know more may be gone."""
 
 
+STARTING_SECONDS = 2.0
+"""The same before anything has run since the start: the processes of a ring do not start at one moment."""
+
+
 class Reason(Enum):
     """Why a primary is given up."""
 
@@ -58,6 +62,7 @@ class Suspicion:
     def __init__(self) -> None:
         self.doublings = 0
         self._typical_seconds = 0.0
+        self._has_run = False
         self._waiting = 0
         self._idle = 0
         self._uncertified = 0
@@ -76,6 +81,7 @@ class Suspicion:
 
     def executed(self, fresh: bool) -> None:
         """A batch ran; a fresh one, which this view's primary proposed, shows that it does its work."""
+        self._has_run = True
         self._waiting = self._idle = 0
         if fresh:
             self.doublings = 0
@@ -113,7 +119,11 @@ class Suspicion:
         self._waiting = self._waiting + 1 if waiting else 0
         self._idle += 1
         self._uncertified = self._uncertified + 1 if uncertified else 0
-        patience = self.patience + (DOUBT_SECONDS / TICK_SECONDS if alone else 0)
+        patience: float = self.patience
+        if alone:
+            patience += DOUBT_SECONDS / TICK_SECONDS
+        if not self._has_run:
+            patience += STARTING_SECONDS / TICK_SECONDS
         if self._waiting > patience:
             return Reason.SILENT
         if self._idle > patience + self._idle_ticks(uncertified):
