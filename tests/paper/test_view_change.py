@@ -286,7 +286,7 @@ def test_a_primary_that_gives_up_is_believed_at_once_for_the_next_view_only() ->
 
 
 def test_the_new_primary_begins_with_2f_plus_1_view_changes_and_says_so() -> None:
-    """4.4: 'the primary [...] multicasts (NEW-VIEW, v + 1, V, X) [...] V contains the VIEW-CHANGEs'."""
+    """4.4: NEW-VIEW has the VIEW-CHANGEs that its primary went by, and what follows from them."""
     ring = prepared()
     begun = ring.catch(NewView)
     leave(ring, 2, 1)
@@ -430,7 +430,7 @@ def _other_changes_than_signed(ring: Ring, changes: list[ViewChange], good: Deci
     ],
 )
 def test_a_new_view_that_differs_in_anything_is_refused(forge: Forgery, reason: str) -> None:
-    """4.4: backups 'check [...] the contents by performing the same computation'. The view does not begin."""
+    """4.4: backups check it by computing it again. The view does not begin."""
     ring, changes, decision = scene()
     effects = receive(ring, 2, 1, forge(ring, changes, decision))
     assert len(reasons(effects)) == 1
