@@ -23,7 +23,8 @@ LEAST_SECONDS = 0.4
 ring, and no more than a user forgives when a primary dies."""
 
 MOST_SECONDS = 5.0
-"""The same at most, however slow things were so far, before back-off: above it a lying primary could hide."""
+"""The same at most, however slow things were so far, before back-off: above it a lying primary could hide. So is what a
+request may usually wait: a primary that made each wait a little longer would make them wait for ever."""
 
 TIMES_TYPICAL = 20
 """How many times as long as usual a batch may take. It stretches the timeout in wide areas and under heavy load."""
@@ -128,7 +129,7 @@ class Suspicion:
             return Reason.SILENT
         if self._idle > patience + self._idle_ticks(uncertified):
             return Reason.IDLE
-        if oldest_ticks > STARVED * (self.patience + usual_ticks):
+        if oldest_ticks > STARVED * (self.patience + min(usual_ticks, MOST_SECONDS / TICK_SECONDS)):
             return Reason.STARVES
         if self._uncertified > self.patience + UNCERTIFIED_SECONDS / TICK_SECONDS:
             return Reason.UNCERTIFIED

@@ -83,7 +83,7 @@ def state_that_depends_on_the_server(monkeypatch):
     ("plant", "symptom", "seeds"),
     [
         (quorum_of_2f, "which only", 20),
-        (watermark_ignored, "rule 9", 20),
+        (watermark_ignored, "rule 9", 60),
         (sync_does_nothing, "forgot its", 20),
         (vote_before_it_is_durable, "forgot its vote", 150),
         (runs_more_than_once, "rule 3", 60),
