@@ -98,6 +98,10 @@ class Checkpoints:
             return effects + self._make_stable(self.ahead)
         return effects + self._settle(sequence)
 
+    def installed(self, proven: StableCheckpoint) -> list[Effect]:
+        """The state of this checkpoint was fetched, and is ours from now on."""
+        return self._make_stable(proven)
+
     def on_checkpoint(self, sender: ReplicaId, message: Checkpoint) -> list[Effect]:
         """Another replica's state."""
         reason = self._reject_reason(sender, message)

@@ -96,6 +96,13 @@ class Execution:
         self.executed, self.time = progress.executed, progress.time
         self._sessions.restore(items)
 
+    def install(self, sequence: Sequence, time: AgreedTime, tree: StateTree) -> None:
+        """Go on from a state that was fetched. Certificates of what it skips say nothing new."""
+        assert sequence > self.executed, f"state {sequence} after {self.executed}"
+        self.executed, self.time, self.tree = sequence, time, tree
+        self.states.clear()
+        self._sessions.restore(tree.items())
+
     def run(self, batch: Batch) -> list[Effect]:
         """Execute the next batch."""
         assert batch.sequence == self.executed + 1, f"batch {batch.sequence} after {self.executed}"

@@ -11,6 +11,7 @@ import msgspec
 from bft import statement
 from bft.answer import SessionId
 from bft.signatures import PublicKey, Signature
+from bft.state_tree import Chunk, Prefix
 from bft.statement import Digest
 from bft.threshold import NonceCommitment
 from bft.types import Natural, WireEpoch, WireReplicaId, WireSequence, WireTime, WireView
@@ -31,6 +32,16 @@ MAX_ACCEPTED = 8
 one of the lowest view goes first, which at worst costs another view change (docs/divergence.md)."""
 
 MAX_REPLICAS = 128
+
+MAX_PREFIXES = 64
+"""Subtrees that one FETCH-STATE may ask for."""
+
+MAX_SPANS = 256
+MAX_SPAN = 256
+"""Spans that one FETCH-PARTS may ask for, and entries of one span."""
+
+MAX_PART_BYTES = 8 * 1024 * 1024
+"""Length of the largest entry of a service's table."""
 
 REQUEST_TAG = "bft.request"
 REQUEST_FORMAT = 1
@@ -267,6 +278,67 @@ class NewView(_Message, frozen=True, tag=23):
     signature: Signature
 
 
+# State transfer (section 6.2; the parts are ours)
+
+
+class FetchState(_Message, frozen=True, tag=17):
+    """Please send these subtrees of the state after `sequence`, a stable checkpoint."""
+
+    sequence: WireSequence
+    prefixes: Annotated[list[Prefix], msgspec.Meta(min_length=1, max_length=MAX_PREFIXES)]
+
+
+class StateChunk(_Message, frozen=True, tag=18):
+    """Subtrees of that state; `time` and `root` make its checkpoint's digest, and `root` commits to the chunks."""
+
+    sequence: WireSequence
+    time: WireTime
+    root: Digest
+    chunks: Annotated[list[tuple[Prefix, Chunk]], msgspec.Meta(max_length=MAX_PREFIXES)]
+
+
+class StateGone(_Message, frozen=True, tag=19):
+    """The sender does not hold that state."""
+
+    sequence: WireSequence
+
+
+class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Consecutive entries of one table: from `key` on, each key one more than the last as a number."""
+
+    table: Annotated[str, msgspec.Meta(max_length=16)]
+    key: Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_SPAN)] = 1
+
+    def entries(self) -> list[bytes]:
+        """The keys of its entries; those beyond the last key of this length do not exist."""
+        first = int.from_bytes(self.key, "big")
+        last = min(first + self.count, 1 << 8 * len(self.key))
+        return [number.to_bytes(len(self.key), "big") for number in range(first, last)]
+
+
+class FetchParts(_Message, frozen=True, tag=20):
+    """Please send these entries of the service's tables."""
+
+    spans: Annotated[list[Span], msgspec.Meta(min_length=1, max_length=MAX_SPANS)]
+
+
+class Parts(_Message, frozen=True, tag=21):
+    """Spans that the sender holds whole, each with its entries' values."""
+
+    found: Annotated[
+        list[
+            tuple[
+                Span,
+                Annotated[
+                    list[Annotated[bytes, msgspec.Meta(max_length=MAX_PART_BYTES)]], msgspec.Meta(max_length=MAX_SPAN)
+                ],
+            ]
+        ],
+        msgspec.Meta(max_length=MAX_SPANS),
+    ]
+
+
 Message = (
     PrePrepare
     | Prepare
@@ -285,4 +357,9 @@ Message = (
     | StableCheckpoint
     | ViewChange
     | NewView
+    | FetchState
+    | StateChunk
+    | StateGone
+    | FetchParts
+    | Parts
 )

@@ -18,6 +18,7 @@ from bft.effects import (
     Event,
     Executed,
     Overlay,
+    Persist,
     RandomBytes,
     Reader,
     Received,
@@ -43,18 +44,24 @@ from bft.messages import (
     Decided,
     FetchBatches,
     FetchBodies,
+    FetchParts,
+    FetchState,
     NewView,
     Nonces,
+    Parts,
     Prepare,
     PrePrepare,
     Relay,
     RequestError,
     SignatureShare,
     StableCheckpoint,
+    StateChunk,
+    StateGone,
     Status,
     ViewChange,
 )
 from bft.ordering import Ordering
+from bft.recovery import Recovery
 from bft.replies import MAX_WAITING, Replies
 from bft.requests import Requests
 from bft.retransmission import Retransmission
@@ -63,15 +70,15 @@ from bft.sessions import LONGEST_LIFE_SECONDS
 from bft.signatures import Signer, Verifier
 from bft.signing import Signing
 from bft.statement import Digest
-from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS, Reason, Suspicion
+from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS, Suspicion
 from bft.threshold import ThresholdScheme
 from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, ReplicaId, Sequence, View
 from bft.view_change import ViewChanges
 
-BEHIND_TICKS = 20
-"""How long a replica that is behind others, and gets no further, waits only for itself. After that it counts too: it
-may be that those who know more are gone."""
+HURRY_SECONDS = 0.02
+"""How soon an idle ring orders an empty batch while a replica that lost its votes waits for checkpoints: a window of
+numbers takes some seconds."""
 
 OVERLOADED = "overloaded"
 """Reason of a Rejected that asks the client to come again later."""
@@ -108,6 +115,7 @@ class Replica:
         self.views = ViewChanges(identity, membership, signer, verifier, self.checkpoints, self._disk, tuning)
         self.suspicion = Suspicion()
         self.signing = Signing(identity, membership, scheme, verifier, tuning)
+        self.recovery = Recovery(identity, membership, service, self._disk, self.execution, self.checkpoints, tuning)
         self.replies = Replies(self.execution)
         self.retransmission = Retransmission(
             identity,
@@ -118,10 +126,10 @@ class Replica:
             self.execution,
             self.checkpoints,
             self.signing,
+            self.recovery,
         )
         self._early = Early()
         self._ticks = 0
-        self._uncertified_ticks = 0
         self._proposed_at: dict[Sequence, AgreedTime] = {}
 
     @property
@@ -173,13 +181,18 @@ class Replica:
         stable = proven.sequence if proven is not None else Sequence(0)
         entries = log.read(self._disk, Sequence(stable + 1), Sequence(stable + 2 * self._tuning.window))
         self.checkpoints.restore(entries)
+        self.recovery.restore()
         self.views.restore()
         self.ordering.restore(entries, stable, self.execution.executed, self.views.view)
+        if self.execution.executed % self._tuning.interval == 0:
+            self.recovery.checkpoint(self.execution.executed, self.execution.time, self.execution.tree)
         effects: list[Effect] = [
             *self.signing.started(start, self.views.view),
             SetTimer(Timer("tick", View(0)), TICK_SECONDS),
         ]
-        if self.views.active and self.ordering.primary == self.identity and self._has_led():
+        self.ordering.silent = self.recovery.silent_until > 0
+        leads = self.views.active and self.ordering.primary == self.identity and not self.ordering.silent
+        if leads and self._has_led():
             return effects + self._leave(View(self.views.view + 1), "it led before it was restarted")
         if self.views.active:
             effects += self.ordering.resume(*self._start_of_view())
@@ -238,6 +251,8 @@ class Replica:
             case Bodies():
                 arrived = self.batches.on_bodies(message) + self.requests.on_bodies(message, now)
                 return arrived + self._batches_arrived(now)
+            case FetchState() | StateChunk() | StateGone() | FetchParts() | Parts():
+                return self.recovery.on_message(sender, message) + self._install()
 
     def _on_decided(self, sender: ReplicaId, message: Decided) -> list[Effect]:
         """What f + 1 say is fetched at once, number by number as it is proved: who is far behind would never arrive if
@@ -301,11 +316,13 @@ class Replica:
     def _change_view(self, now: AgreedTime) -> list[Effect]:
         """What VIEW-CHANGEs of others lead to: to join them, and as the new primary to begin the view."""
         effects: list[Effect] = []
+        if self.ordering.silent:
+            return effects
         view = self.views.to_join()
         if view is not None:
             effects += self._leave(view, "others leave")
         decision = self.views.decision()
-        if decision is None or self.ordering.silent:
+        if decision is None:
             return effects
         numbers = map(Sequence, range(decision.stable + 1, decision.stable + 1 + len(decision.batches)))
         settled = max(self.execution.executed, self.ordering.stable)
@@ -423,6 +440,8 @@ class Replica:
             self.batches.forget(sequence)
             self._progressed(sequence, now)
             claim = self.execution.states[sequence].claim
+            if sequence % self._tuning.interval == 0:
+                self.recovery.checkpoint(sequence, claim.time, self.execution.tree)
             effects += self._settled(self.checkpoints.executed(sequence, claim.time, claim.state_root))
             for effect in ran:
                 if isinstance(effect, Executed):
@@ -437,6 +456,24 @@ class Replica:
                 effects += self._take_made()
             effects += self.signing.refill()
         return effects + self.retransmission.executed() if effects else effects
+
+    def _install(self) -> list[Effect]:
+        """Go on from a state that was fetched: all before it is as if it had run here."""
+        taken = self.recovery.take()
+        if taken is None:
+            return []
+        installed, proven = taken
+        sequence = installed.sequence
+        writes = installed.writes(self.execution.tree)
+        self._disk.record(writes)
+        self.execution.install(sequence, installed.time, installed.tree)
+        self.ordering.executed(sequence)
+        self.catch_up.executed(sequence)
+        self.batches.forget(sequence)
+        self.requests.prune(self.replies.ran)
+        self.recovery.checkpoint(sequence, installed.time, installed.tree)
+        settled = self._settled(self.checkpoints.installed(proven))
+        return [Persist(writes), *settled, *self.retransmission.ask()]
 
     def _log_ran(self, sequence: Sequence, digest: Digest) -> list[Effect]:
         """Which batch runs, to be told to others; with the batch itself when this replica never voted for it."""
@@ -499,7 +536,8 @@ class Replica:
         raise AssertionError(f"a timer that nobody sets: {timer}")
 
     def _set_idle_timer(self) -> SetTimer:
-        return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), IDLE_SECONDS)
+        seconds = HURRY_SECONDS if self.recovery.learners_wait else IDLE_SECONDS
+        return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), seconds)
 
     @property
     def _uncertified(self) -> bool:
@@ -518,47 +556,40 @@ class Replica:
         self._proposed_at[self.ordering.next] = now
         return self.ordering.propose([], self.signing.plan(self.ordering.next), now)
 
-    def _cover_uncertified(self, now: AgreedTime) -> list[Effect]:
-        """As primary with nothing under way: an empty batch, whose certificate covers what ran without one."""
-        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
-        self._uncertified_ticks = self._uncertified_ticks + 1 if idle else 0
-        if self._uncertified_ticks < UNCERTIFIED_IDLE_TICKS:
-            return []
-        self._uncertified_ticks = 0
-        return self._propose_empty(now)
-
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
         self._ticks += 1
         self.requests.expire(self.execution.time)
         effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
-        effects += self._suspect(now) + self._cover_uncertified(now)
-        waiting = not self.views.active or self.ordering.waiting() or self.batches.lacking
+        effects += self._suspect(now)
+        under_way = self.ordering.waiting() or self.batches.lacking or len(self.requests) > 0
+        waiting = not self.views.active or under_way or self._uncertified
         effects += self.retransmission.tick(waiting)
+        effects += self.recovery.tick(self.retransmission.stuck_ticks) + self._install()
+        self.ordering.silent = self.recovery.silent_until > 0
         if self.retransmission.stuck_ticks:
             self.batches.look_again()
             effects += self._batches_arrived(now) + self.batches.fetch(self._ticks)
+        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
+        if idle and self.retransmission.stuck_ticks >= UNCERTIFIED_IDLE_TICKS:
+            effects += self._propose_empty(now)  # its certificate covers what ran without one
         return effects
 
     def _suspect(self, now: AgreedTime) -> list[Effect]:
-        """Whether to give the primary up. Who is behind the others has only itself to wait for."""
-        behind = self.retransmission.behind > 0 and self.retransmission.stuck_ticks < BEHIND_TICKS
-        if self.ordering.silent or behind:
+        """Whether to give the primary up. Who fetches a state has only itself to wait for."""
+        if self.ordering.silent or self.recovery.transfer.busy or self.is_primary:
             return []
-        reason: Reason | None
-        if not self.views.active:
-            reason = self.suspicion.tick_between(self.views.joined >= self.membership.quorum)
-        elif self.is_primary:
-            return []
-        else:
-            under_way = self.batches.requests()
-            effects = self.requests.tick(self.ordering.primary, under_way)
+        effects: list[Effect] = []
+        if self.views.active:
+            effects = self.requests.tick(self.ordering.primary, self.batches.requests())
             waiting = self.ordering.waiting() or len(self.requests) > 0
+            level = self.retransmission.level(self.suspicion.waited)
+            alone = level < self.membership.weak or self.retransmission.behind > 0
             usual, oldest = self.requests.usual_ticks, self.requests.oldest_ticks
-            reason = self.suspicion.tick(waiting, oldest, usual, self._uncertified)
-            if reason is None:
-                return effects
+            reason = self.suspicion.tick(waiting, alone, oldest, usual, self._uncertified)
+        else:
+            reason = self.suspicion.tick_between(self.views.joined >= self.membership.quorum)
         if reason is None:
-            return []
+            return effects
         return [*self._leave(View(self.views.view + 1), reason.value), *self._change_view(now)]
 
     def _check_invariants(self) -> None:

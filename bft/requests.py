@@ -4,10 +4,12 @@ Every replica keeps what clients ask of it. The primary proposes in the order of
 to the primary when it has not come up for a while, and a primary that leaves it waiting for too long is given up.
 """
 
+from collections.abc import Callable
+
 from bft.admission import Admitted
 from bft.effects import Effect, Overlay, Send, Store
 from bft.membership import Membership
-from bft.messages import MAX_BATCH, MAX_BODIES, Bodies, FetchBodies, Relay
+from bft.messages import MAX_BATCH, MAX_BODIES, Bodies, FetchBodies, Relay, RequestStatement
 from bft.service import StateMachine
 from bft.statement import Digest
 from bft.types import AgreedTime, ReplicaId
@@ -95,6 +97,12 @@ class Requests:
         del self._waiting[request]
         self._queue.pop(request, None)
         self._bytes -= waiting.admitted.request.size_bytes
+
+    def prune(self, ran: Callable[[RequestStatement], bool]) -> None:
+        """The state has jumped ahead: forget what has run in between."""
+        for request, waiting in list(self._waiting.items()):
+            if ran(waiting.admitted.statement):
+                self._remove(request, waiting)
 
     def expire(self, time: AgreedTime) -> None:
         """Forget what can no longer run, or what nobody seems to want any more."""

@@ -11,6 +11,7 @@ from bft.execution import Execution
 from bft.membership import Membership
 from bft.messages import Certified, Status
 from bft.ordering import Ordering
+from bft.recovery import Recovery
 from bft.signing import Signing
 from bft.types import AgreedTime, ReplicaId, Sequence
 from bft.view_change import ViewChanges
@@ -39,6 +40,7 @@ class Retransmission:
         execution: Execution,
         checkpoints: Checkpoints,
         signing: Signing,
+        recovery: Recovery,
     ) -> None:
         self.stuck_ticks = 0
         """For how long nothing was executed here although there is something to execute."""
@@ -49,18 +51,25 @@ class Retransmission:
         self._execution = execution
         self._checkpoints = checkpoints
         self._signing = signing
+        self._recovery = recovery
         self._others = [other for other in map(ReplicaId, range(membership.size)) if other != identity]
         self._turn = 0
         self._executed_at_tick = Sequence(0)
         self._asked_from = Sequence(0)
-        self._heard: dict[ReplicaId, Sequence] = {}
+        self._heard: dict[ReplicaId, tuple[Sequence, int]] = {}
+        """How far each other replica is, and at which tick it said so."""
         self._answered: dict[ReplicaId, AgreedTime] = {}
 
     @property
     def behind(self) -> int:
         """How many batches others are known to have executed that this replica has not: what f + 1 others reached."""
-        reached = sorted(self._heard.values(), reverse=True)[self._membership.faults :]
+        reached = sorted((executed for executed, _ in self._heard.values()), reverse=True)[self._membership.faults :]
         return max(0, max(reached, default=0) - self._execution.executed)
+
+    def level(self, ticks: int) -> int:
+        """How many others have said within so many ticks that they are no further than this replica."""
+        executed, since = self._execution.executed, self._turn - ticks
+        return sum(1 for theirs, when in self._heard.values() if theirs <= executed and when > since)
 
     def tick(self, waiting: bool) -> list[Effect]:
         """Time passes; `waiting` says that something is under way."""
@@ -94,17 +103,19 @@ class Retransmission:
             self._signing.commitments_of(to),
             self._views.active and not silent,
             contents,
-            Sequence(0),
+            self._recovery.silent_until,
         )
 
     def on_status(self, sender: ReplicaId, message: Status, now: AgreedTime) -> list[Effect]:
         """Send again what the sender lacks: what was decided, or our part in what is under way; and our nonces."""
-        self._heard[sender] = message.executed
+        self._heard[sender] = message.executed, self._turn
+        self._recovery.on_status(sender, message)
         if abs(now - self._answered.get(sender, 0)) < GAP_SECONDS * 1_000_000:
             return []
         self._answered[sender] = now
         effects = self._views.send_again(sender, message.view, message.active, message.contents)
-        if message.view > self._views.view and not self._views.heard_from(sender, message.view):
+        behind = message.executed < self._execution.executed
+        if behind or (message.view > self._views.view and not self._views.heard_from(sender, message.view)):
             effects.append(Send(sender, self._status(sender, contents=True)))
         effects += self._numbers(sender, message)
         effects += self._checkpoints.send_again(sender, message.stable, message.executed)

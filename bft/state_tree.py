@@ -14,6 +14,9 @@ Digests, each over its own tag:
 
 A proof of presence carries a value and the siblings up to the root, four to a level. Absence is proved by the empty
 slot, or by the other leaf, where the key's leaf would be.
+
+State transfer (section 6.2 there) compares by subtrees. A subtree is what lies under a prefix of paths, one byte for
+each nibble; its digest is EMPTY, that of its only leaf wherever that stands, or that of the inner node there.
 """
 
 from binascii import hexlify
@@ -21,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import sha256
+from itertools import pairwise
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -65,6 +69,47 @@ def state_key(kind: Kind, identifier: bytes) -> bytes:
 
 class ProofError(ValueError):
     """A proof that does not prove what it was asked for."""
+
+
+CHUNK_ITEMS = 64
+CHUNK_BYTES = 64 * 1024
+"""A subtree of so many items at most is sent whole. Above it, its node is sent: 512 bytes at most, and subtrees that
+agree are not sent at all."""
+
+MAX_KEY_BYTES = 512
+MAX_VALUE_BYTES = 4 * 1024 * 1024
+"""Bounds of what a peer may send as an item."""
+
+Prefix: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=MAX_DEPTH)]
+"""The subtree that is meant: the nibbles on the way to it, one in each byte."""
+
+
+class ChunkError(ValueError):
+    """A chunk that is not the subtree it was asked for."""
+
+
+class Branch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=0):
+    """An inner node: a bit for each slot that is not empty, and these slots' digests in order, 32 bytes each."""
+
+    bitmap: Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
+    digests: Annotated[bytes, msgspec.Meta(max_length=16 * 32)]
+
+
+class Items(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """Everything in a small subtree: (key, value), in the order of their paths."""
+
+    items: Annotated[
+        list[
+            tuple[
+                Annotated[bytes, msgspec.Meta(max_length=MAX_KEY_BYTES)],
+                Annotated[bytes, msgspec.Meta(max_length=MAX_VALUE_BYTES)],
+            ]
+        ],
+        msgspec.Meta(max_length=CHUNK_ITEMS),
+    ]
+
+
+Chunk: TypeAlias = Branch | Items
 
 
 class OtherLeaf(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -287,6 +332,44 @@ def _apply_to_inner(node: _Inner, changes: list[_Change], depth: int) -> tuple[_
     return _new_inner(bitmap, children, node, changed), growth
 
 
+# Comparing
+
+
+def _items(node: _Node | None) -> Iterator[tuple[bytes, bytes]]:
+    stack: list[_Node] = [node] if node is not None else []
+    while stack:
+        node = stack.pop()
+        if type(node) is _Inner:
+            stack.extend(reversed(node.children))
+        else:
+            assert type(node) is _Leaf
+            yield node.key, node.value
+
+
+def _slots(node: _Node | None, depth: int) -> dict[int, _Node]:
+    """The subtrees one level down, by slot; a leaf that stands here is alone in its slot."""
+    if type(node) is _Inner:
+        return dict(zip(_members(node.bitmap), node.children, strict=True))
+    return {_nibbles(_path(node.key))[depth]: node} if type(node) is _Leaf else {}
+
+
+def _differences(
+    here: _Node | None, there: _Node | None, depth: int
+) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+    if here is there or (here is not None and there is not None and here.digest == there.digest):
+        return
+    if type(here) is not _Inner and type(there) is not _Inner:
+        assert type(here) is not _Inner
+        old = dict(_items(here))
+        new = dict(_items(there))
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield key, old.get(key), new.get(key)
+        return
+    before, after = _slots(here, depth), _slots(there, depth)
+    for slot in sorted(before.keys() | after.keys()):
+        yield from _differences(before.get(slot), after.get(slot), depth + 1)
+
+
 class StateTree:
     """An immutable map from keys to values, both bytes, with a root that commits to all of it.
 
@@ -337,16 +420,59 @@ class StateTree:
         node, growth = _apply(self._node, ordered, 0)
         return self if node is self._node else StateTree(node, self._count + growth)
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of every key, in the order of their paths."""
-        stack: list[_Node] = [self._node] if self._node is not None else []
-        while stack:
-            node = stack.pop()
-            if type(node) is _Inner:
-                stack.extend(reversed(node.children))
-            else:
-                assert type(node) is _Leaf
-                yield node.key, node.value
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of every key in a subtree, in the order of their paths; of the whole tree by default."""
+        return _items(self._at(prefix))
+
+    def after(self, key: bytes | None) -> tuple[bytes, bytes] | None:
+        """(key, value) of the first key whose path lies above that of `key`, of the first of all for None."""
+        if key is None:
+            return next(self.items(), None)
+        nibbles = _nibbles(_path(key))
+        way, leaf = self._descend(key)
+        if leaf is not None and _nibbles(_path(leaf.key)) > nibbles:
+            return leaf.key, leaf.value
+        for node, slot in reversed(way):
+            later = node.children[(node.bitmap & ((2 << slot) - 1)).bit_count() :]
+            if later:
+                return next(_items(later[0]))
+        return None
+
+    def digest_at(self, prefix: bytes) -> Digest:
+        """Digest of a subtree: equal for equal contents, whatever lies beside it."""
+        node = self._at(prefix)
+        return EMPTY if node is None else node.digest
+
+    def chunk(self, prefix: bytes) -> Chunk:
+        """A subtree as a peer may ask for it: all its items when they are few, else its node."""
+        node = self._at(prefix)
+        items: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, value in _items(node):
+            items.append((key, value))
+            size += len(key) + len(value)
+            if type(node) is _Inner and (len(items) > CHUNK_ITEMS or size > CHUNK_BYTES):
+                return Branch(node.bitmap, b"".join(child.digest for child in node.children))
+        return Items(items)
+
+    def differences(self, other: "StateTree") -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+        """(key, value here or None, value there or None) of every key that the trees do not agree on.
+
+        Passes over subtrees that agree, so it takes time for what differs and no memory for it.
+        """
+        return _differences(self._node, other._node, 0)
+
+    def _at(self, prefix: bytes) -> _Node | None:
+        node = self._node
+        for depth, slot in enumerate(prefix):
+            if type(node) is not _Inner:
+                assert node is None or type(node) is _Leaf
+                return (
+                    node if node is not None and _nibbles(_path(node.key))[depth:].startswith(prefix[depth:]) else None
+                )
+            bit = 1 << slot
+            node = node.children[_place(node.bitmap, bit)] if node.bitmap & bit else None
+        return node
 
     def prove(self, key: bytes) -> StateProof:
         """The proof of what `key` holds in this tree, or that it holds nothing: see `verify_proof`."""
@@ -378,6 +504,36 @@ class StateTree:
             bit = 1 << slot
             node = node.children[_place(node.bitmap, bit)] if node.bitmap & bit else None
         return way, node if type(node) is _Leaf else None
+
+
+def open_branch(expected: Digest, branch: Branch) -> list[Digest]:
+    """The digests of a branch's 16 slots, EMPTY where there is nothing. Raises ChunkError unless they hash to
+    `expected`, which then no other branch does."""
+    if len(branch.digests) != 32 * branch.bitmap.bit_count():
+        raise ChunkError("a branch has as many digests as bits")
+    heap = bytearray(_EMPTY_HEAP)
+    for place, slot in enumerate(_members(branch.bitmap)):
+        digest = branch.digests[_DIGEST[place]]
+        if digest == EMPTY:
+            raise ChunkError("a branch with a slot that is flagged though empty")
+        heap[_DIGEST[16 + slot]] = digest
+    _rehash(heap, branch.bitmap)
+    if heap[_DIGEST[1]] != expected:
+        raise ChunkError("a branch that hashes to something else")
+    return [bytes(heap[_DIGEST[16 + slot]]) for slot in range(16)]
+
+
+def open_items(expected: Digest, prefix: bytes, items: Items) -> dict[bytes, bytes]:
+    """The items of a subtree. Raises ChunkError unless they are in order and hash to `expected`."""
+    leaves = [(_nibbles(_path(key)), _new_leaf(key, value)) for key, value in items.items]
+    if any(first[0] >= second[0] for first, second in pairwise(leaves)):
+        raise ChunkError("items out of order, or one of them twice")
+    if not all(nibbles.startswith(prefix) for nibbles, _ in leaves):
+        raise ChunkError("an item of another subtree")
+    node = _build(leaves, len(prefix))
+    if (EMPTY if node is None else node.digest) != expected:
+        raise ChunkError("items that hash to something else")
+    return dict(items.items)
 
 
 def verify_proof(root: Digest, key: bytes, proof: StateProof) -> bytes | None:

@@ -37,6 +37,11 @@ UNCERTIFIED_SECONDS = 5.0
 """How long a primary may order batches without a certificate for any: signing with others' help takes a few batches."""
 
 
+DOUBT_SECONDS = 2.0
+"""How much longer a replica waits when it cannot tell that others are no further than itself: it may be the one that is
+cut off. After that it leaves all the same: those who know more may be gone."""
+
+
 class Reason(Enum):
     """Why a primary is given up."""
 
@@ -88,16 +93,24 @@ class Suspicion:
         """A view begins; what waits begins to wait anew."""
         self._waiting = self._idle = self._uncertified = self._joined = 0
 
-    def tick(self, waiting: bool, oldest_ticks: int, usual_ticks: float, uncertified: bool) -> Reason | None:
-        """In a view: whether to leave it. `oldest_ticks` is how long the oldest request waits in this view, and
-        `usual_ticks` how long requests that ran lately had waited: a long queue is no starvation."""
+    @property
+    def waited(self) -> int:
+        """For how many ticks nothing has been executed."""
+        return self._idle
+
+    def tick(
+        self, waiting: bool, alone: bool, oldest_ticks: int, usual_ticks: float, uncertified: bool
+    ) -> Reason | None:
+        """In a view: whether to leave it. `alone` says that others may be further; `oldest_ticks` how long the oldest
+        request waits in this view, `usual_ticks` how long those that ran lately did: a long queue is no starvation."""
         self._waiting = self._waiting + 1 if waiting else 0
         self._idle += 1
         self._uncertified = self._uncertified + 1 if uncertified else 0
-        if self._waiting > self.patience:
+        patience = self.patience + (DOUBT_SECONDS / TICK_SECONDS if alone else 0)
+        if self._waiting > patience:
             return Reason.SILENT
         idle_ticks = UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS
-        if self._idle > self.patience + idle_ticks:
+        if self._idle > patience + idle_ticks:
             return Reason.IDLE
         if oldest_ticks > STARVED * (self.patience + usual_ticks):
             return Reason.STARVES

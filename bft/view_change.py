@@ -149,8 +149,8 @@ class ViewChanges:
 
     @property
     def joined(self) -> int:
-        """How many replicas, this one included, are known to wait for the view that we wait for."""
-        return sum(1 for change in self._received.values() if change.view == self.view)
+        """How many replicas, this one included, are known to wait for the view that we wait for, or for a later one."""
+        return sum(1 for change in self._received.values() if change.view >= self.view)
 
     # --- the new primary -------------------------------------------------------------------------------------------
 

@@ -16,8 +16,17 @@ class RingServer(Answer, frozen=True, kw_only=True):
     primary: str | None
     """The server that it takes for the primary of its view."""
     behind: int | None
-    """Batches between it and the server that is furthest."""
+    """Batches between it and where f + 1 servers are; null while fewer answer."""
+    condition: str | None
+    """`serving`, `changing view`, `catching up`, `transferring`, `learning`, `disk full`, `disk failing`,
+    `disk damaged` or `diverged`."""
+    detail: str | None
+    """Its condition in its own words; may be empty."""
+    view_active: bool | None
+    """Whether it takes part in its view; false while it waits for the next one to begin."""
     disk_bytes: int
+    free_bytes: int | None
+    """Room left on its disk; 0 also when it does not know."""
     client_address: str
     metrics: str
 
@@ -31,14 +40,35 @@ class Cached(Answer, frozen=True, kw_only=True):
 
 
 class ClusterStatus(Answer, frozen=True, kw_only=True):
-    """`cluster up` and `cluster status`."""
+    """`cluster status`, and most of `cluster up`."""
 
     directory: str
     public_key: str
     """The ring's key, all that `pond verify --ring-key` needs."""
+    primary: str | None
+    """The server that leads, as f + 1 say; null when they do not agree."""
+    view: int | None
+    """The view that it leads."""
+    may_fail: int
+    """How many more servers may fail while writes go on; below 0, so many have to serve again before writes go on."""
     ring: list[RingServer]
     replicas: list[Cached]
     storage: list[Cached]
+
+
+class NotStarted(Answer, frozen=True, kw_only=True):
+    """A server that `cluster up` could not bring to serve."""
+
+    name: str
+    reason: str
+
+
+class Up(ClusterStatus, frozen=True, kw_only=True):
+    """`cluster up`: the keys of ClusterStatus, and these."""
+
+    started: list[str]
+    """Servers that it started and that serve; others may have run before."""
+    failed: list[NotStarted]
 
 
 class ServerNames(Answer, frozen=True, kw_only=True):
@@ -79,6 +109,68 @@ class WriteLatency(Answer, frozen=True, kw_only=True):
     results: list[Measured]
     phases_ms: dict[str, dict[str, float]]
     """Mean time between the points in the life of a batch, at the primary."""
+
+
+class Coverage(Answer, frozen=True, kw_only=True):
+    """What the runs reached of one thing that they could reach: a kind of message, a reason of refusal, a point."""
+
+    kind: str
+    """`message`, `client message`, `refusal`, `point` (in the life of a batch) or `event`."""
+    name: str
+    times: int
+    """0: a hole."""
+    runs: int
+    """In how many runs."""
+
+
+class FailedSeed(Answer, frozen=True, kw_only=True):
+    """A seed that broke something, and how to see it again."""
+
+    seed: int
+    verdict: str
+    """`safety`, `liveness` or `crash`."""
+    what: str
+    replay: str
+    manifest: str
+    """The faults and sizes that it ran with, as TOML."""
+    story: list[str]
+    """The last events before it, oldest first."""
+
+
+class Smallest(Answer, frozen=True, kw_only=True):
+    """`sim ring --shrink`: the smallest run found that fails like the one asked for."""
+
+    seed: int
+    what: str
+    manifest: str
+    """As TOML, for `--manifest`."""
+    tried: int
+    """Runs that it took to find."""
+
+
+class SimulatedRing(Answer, frozen=True, kw_only=True):
+    """`sim ring`: what came of all seeds together."""
+
+    replay: str
+    runs: int
+    operations: int
+    checked: int
+    """Operations that linearizability was judged by."""
+    steps: int
+    batches: int
+    crashes: int
+    messages: int
+    lost: int
+    duplicated: int
+    virtual_seconds: float
+    seconds: float
+    seeds_per_second: float
+    trace: str
+    """Hash over everything that happened in all runs: equal for equal seeds on any machine."""
+    coverage: list[Coverage]
+    smallest: Smallest | None
+    """Null without `--shrink`."""
+    failures: list[FailedSeed]
 
 
 class Recovered(Answer, frozen=True, kw_only=True):

@@ -6,19 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import click
 
-from cluster.answers import ClusterStatus, RingServer, ServerNames
+from cluster.answers import NotStarted, ServerNames, Up
 from cluster.bench.cli import bench
 from cluster.sim.cli import sim
-from pond.cli.answers import human_size, show, table
+from pond.cli.answers import show
 from pond.cli.options import cluster_option, json_option, named_cluster, one_line
-
-if TYPE_CHECKING:
-    from cluster.launch import Report
-    from cluster.layout import Layout
 
 SIZES = ("4", "7", "10")
 
@@ -50,28 +46,48 @@ def _directory() -> Path:
 def up(ring: str | None, as_json: bool) -> None:
     """Start a cluster in the background; returns when it serves.
 
-    A directory that has a cluster is started again, with all that was in it: only those of its servers that are down.
+    A directory that has a cluster is started again, with all that was in it: only those of its servers that are down,
+    and as many of them as can start, unless these are too few to serve.
     """
+    import msgspec
+
     from cluster import launch
+    from cluster.status import look, what_it_means
 
     directory = _directory()
     began = monotonic()
     try:
-        layout, started = launch.up(directory, None if ring is None else int(ring))
+        layout, (started, failed) = launch.up(directory, None if ring is None else int(ring))
     except launch.StartFailed as error:
-        for line in error.tail:
-            click.secho(f"  {one_line(line)}", err=True, dim=True)
+        _show_tail(error.tail)
         raise
-    status = _status(layout, launch.report(layout))
-    faults = (len(layout.servers) - 1) // 3
-    stands = "one of them" if faults == 1 else f"{faults} of them"
+    seconds = monotonic() - began
+    for server, problem in failed:
+        if isinstance(problem, launch.StartFailed):
+            _show_tail(problem.tail)
+        click.echo(f"pond: warning: {server.name} does not serve: {one_line(str(problem))}", err=True)
+    status = look(layout, launch.report(layout))
+    running = sum(server.state == "running" for server in status.ring)
+    names = ", ".join(server.name for server in started) or "none"
+    which = "" if len(started) == running else f" ({names} started now)"
     text = [
-        f"{len(started)} servers run in {one_line(str(directory))}, ready after {monotonic() - began:.1f} s;"
-        f" any {stands} may fail or lie.",
+        f"{running} servers run in {one_line(str(directory))}{which}, ready after {seconds:.1f} s."
+        f" {what_it_means(status)}",
         f"The ring's key: {status.public_key}",
         f"Store something: {_pond(directory)} put notes FILE        Stop: {_pond(directory)} cluster down",
     ]
-    show(status, "\n".join(text), as_json)
+    answer = Up(
+        **msgspec.structs.asdict(status),
+        started=[server.name for server in started],
+        failed=[NotStarted(name=server.name, reason=one_line(str(problem))) for server, problem in failed],
+    )
+    show(answer, "\n".join(text), as_json)
+
+
+def _show_tail(lines: list[str]) -> None:
+    """The end of a server's log."""
+    for line in lines:
+        click.secho(f"  {one_line(line)}", err=True, dim=True)
 
 
 @cluster.command()
@@ -79,14 +95,18 @@ def up(ring: str | None, as_json: bool) -> None:
 @cluster_option
 @json_option
 def down(delete: bool, as_json: bool) -> None:
-    """Stop all servers. What they keep stays, and `pond cluster up` starts them again."""
+    """Stop all servers, also those of a damaged cluster. What they keep stays: `pond cluster up` starts them again."""
     from cluster import launch
 
     directory = _directory()
-    stopped = [server.name for server in launch.down(directory, delete=delete)]
+    servers, damage = launch.down(directory, delete=delete)
+    if damage is not None:
+        click.echo(f"pond: warning: {one_line(str(damage))}", err=True)
+    stopped = [server.name for server in servers]
     done = "stopped, removed" if delete else "stopped"
     what = f"Stopped {', '.join(stopped)}." if stopped else "No server was running."
-    where = f" {one_line(str(directory))} is removed." if delete else f" The data stays in {one_line(str(directory))}."
+    place = one_line(str(directory))
+    where = f" The data stays in {place}." if directory.exists() else f" {place} is removed."
     show(ServerNames(servers=stopped, done=done), what + where, as_json)
 
 
@@ -104,82 +124,18 @@ def _pond(directory: Path) -> str:
 @cluster_option
 @json_option
 def status(as_json: bool) -> None:
-    """Show how each server is, and the ring's key."""
+    """Show how each server is, who leads, what is wrong and what mends it, and the ring's key."""
     from cluster import launch
+    from cluster import status as words
     from cluster.layout import open_layout
 
     layout = open_layout(_directory())
-    found = _status(layout, launch.report(layout))
-    rows: list[list[object]] = [["SERVER", "STATE", "PID", "VIEW", "SEQUENCE", "BEHIND", "DISK", ""]]
-    for server in found.ring:
-        role = "primary" if server.primary == server.name else ""
-        numbers = [server.pid, server.view, server.sequence, server.behind]
-        words = ["-" if number is None else number for number in numbers]
-        rows.append([server.name, server.state, *words, human_size(server.disk_bytes), role])
-    text = table(rows, right=(2, 3, 4, 5, 6))
+    found = words.look(layout, launch.report(layout))
+    text = words.figures(found)
     for name, colour in _COLOURS.items():
         text = text.replace(f" {name} ", f" {click.style(name, fg=colour)} ")
-    show(found, f"{text}\n\n{_in_words(found)}\nThe ring's key: {found.public_key}", as_json)
-
-
-def _in_words(found: ClusterStatus) -> str:
-    """Whether the ring works, and what to do if not."""
-    good = sum(server.state == "running" for server in found.ring)
-    faults = (len(found.ring) - 1) // 3
-    missing = len(found.ring) - good
-    if not missing:
-        return f"All {good} servers answer; any {faults} of them may fail or lie."
-    names = ", ".join(server.name for server in found.ring if server.state != "running")
-    if good == 0 and all(server.state == "stopped" for server in found.ring):
-        return "The cluster is stopped: `pond cluster up` starts it."
-    leads = next((server.primary for server in found.ring if server.primary is not None), None)
-    if missing <= faults and any(server.name == leads and server.state != "running" for server in found.ring):
-        return (
-            f"{names} leads the ring and cannot help: reads go on, writes wait until it is back (pond cluster restart)."
-        )
-    if missing <= faults:
-        return f"{names} out of {len(found.ring)} cannot help; the ring works on, as up to {faults} may fail."
-    return f"{names} out of {len(found.ring)} cannot help, more than {faults}: writes wait until one is back."
-
-
-def _status(layout: "Layout", reports: "list[Report]") -> ClusterStatus:
-    from cluster.layout import server_name
-
-    furthest = max((report.status.sequence for report in reports if report.status is not None), default=0)
-    ring = []
-    for report in reports:
-        server, status = report.server, report.status
-        ring.append(
-            RingServer(
-                name=server.name,
-                state=report.state,
-                pid=report.process.pid,
-                view=None if status is None else status.view,
-                sequence=None if status is None else status.sequence,
-                primary=None if status is None else server_name(status.primary),
-                behind=None if status is None else furthest - status.sequence,
-                disk_bytes=_disk_bytes(server.directory / "store"),
-                client_address=server.member.client_address,
-                metrics=f"http://{server.member.metrics_address}/metrics",
-            )
-        )
-    return ClusterStatus(
-        directory=one_line(str(layout.directory)),
-        public_key=layout.cluster.ring_key.hex(),
-        ring=ring,
-        replicas=[],
-        storage=[],
-    )
-
-
-def _disk_bytes(directory: Path) -> int:
-    """What a directory's files take on disk: a file with holes takes less than it is long."""
-    total = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.stat(os.path.join(folder, name)).st_blocks * 512
-    return total
+    said = "\n".join(words.sentences(found))
+    show(found, f"{text}\n\n{said}\nThe ring's key: {found.public_key}", as_json)
 
 
 @cluster.command()

@@ -5,7 +5,6 @@ Those that change anything hold a lock on the cluster's directory meanwhile, so 
 
 import fcntl
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ from types import FrameType
 from typing import NamedTuple
 
 from cluster import probe, processes
-from cluster.layout import Layout, ServerPlace, check, create, open_layout
+from cluster.layout import Layout, Place, ServerPlace, check, check_server, create, discard, open_layout, places
 from cluster.processes import STOPPED, Process, State
-from pond.errors import NotFound, Unavailable, UsageError
+from pond.errors import ClusterDamaged, NotFound, PondError, Unavailable, UsageError
 from pond.protocol import ServerStatus
 
 DEFAULT_RING = 4
@@ -45,6 +44,27 @@ class StartFailed(Unavailable):
         self.tail = tail
 
 
+class Failed(NamedTuple):
+    """A server that was to start and does not serve: why, and what to do."""
+
+    server: ServerPlace
+    error: PondError
+
+
+class Started(NamedTuple):
+    """What `up` did: the servers that it started and that serve, and those that do not."""
+
+    servers: list[ServerPlace]
+    failed: list[Failed]
+
+
+class Stopped(NamedTuple):
+    """What `down` did: the servers that ran, and what is wrong with the cluster's directory, if anything is."""
+
+    servers: list[Place]
+    damage: PondError | None
+
+
 class Report(NamedTuple):
     """How one server is: its process, and what it says of itself when it answers."""
 
@@ -59,39 +79,55 @@ class Report(NamedTuple):
         return "unreachable" if unreachable else self.process.state
 
 
-def up(directory: Path, ring: int | None = None) -> tuple[Layout, list[ServerPlace]]:
-    """Start a cluster, a new one where there is none: all servers that are down. Returns those, once they answer.
+def up(directory: Path, ring: int | None = None) -> tuple[Layout, Started]:
+    """Start a cluster, a new one where there is none: all servers that are down, or as many as can start.
 
-    When it fails or is interrupted, what was started is stopped; a directory that was made for it goes only when it was
-    interrupted, since after a failure the logs are there. Raises PondError.
+    Returns once they serve. When less than a quorum would, or at an interrupt, what was started is stopped; a directory
+    that was made for it goes only at an interrupt, since after a failure the logs are there. Raises PondError.
     """
     is_new = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
-    layout = create(directory, ring or DEFAULT_RING) if is_new else open_layout(directory)
-    if ring is not None and ring != len(layout.servers):
-        raise UsageError(f"{directory} has a ring of {len(layout.servers)}: leave out --ring, or name a new directory")
-    with locked(directory):
+    layout: Layout | None = None
+    with _first_signal_only():
         try:
-            check(layout)
-            down = [server for server in layout.servers if processes.look(server) == STOPPED]
-            if not down:
-                raise UsageError(f"the cluster at {directory} is running: see `pond cluster status`")
-            _start(down, probe.has_certificate)
+            with signals_wait():
+                layout = create(directory, ring or DEFAULT_RING) if is_new else open_layout(directory)
+            if ring is not None and ring != len(layout.servers):
+                size = len(layout.servers)
+                raise UsageError(f"{directory} has a ring of {size}: leave out --ring, or name a new directory")
+            with locked(directory):
+                return layout, _start_those_down(layout)
         except (KeyboardInterrupt, SystemExit):
-            if is_new:
-                shutil.rmtree(directory)
+            if is_new and layout is not None:
+                with locked(directory):
+                    discard(directory)
             raise
-    return layout, down
 
 
-def down(directory: Path, *, delete: bool = False) -> list[ServerPlace]:
-    """Stop every server and return those that ran; with `delete`, remove the directory too. Raises PondError."""
-    layout = open_layout(directory)
+def down(directory: Path, *, delete: bool = False) -> Stopped:
+    """Stop every server that runs, however damaged the directory is; with `delete`, remove that too.
+
+    Raises PondError.
+    """
+    damage: PondError | None = None
+    found = processes.strays(directory)
+    try:
+        open_layout(directory)
+    except ClusterDamaged as error:
+        damage = error
+    except PondError as error:
+        if not found:
+            raise
+        damage = error
+    if not directory.is_dir():
+        _stop(found)
+        return Stopped(list(found), damage)
     with locked(directory):
-        running = [server for server in layout.servers if processes.look(server) != STOPPED]
-        _stop(layout.servers)
+        found = processes.strays(directory)
+        running = [place for place in places(directory) if processes.look(place) != STOPPED] + found
+        _stop([*places(directory), *found])
         if delete:
-            shutil.rmtree(directory)
-    return running
+            discard(directory)
+    return Stopped(running, damage)
 
 
 def kill(directory: Path, names: tuple[str, ...]) -> None:
@@ -120,8 +156,12 @@ def restart(directory: Path, names: tuple[str, ...]) -> None:
     servers = layout.named(names)
     with locked(directory):
         check(layout)
+        for server in servers:
+            check_server(layout, server)
         _stop(servers)
-        _start(servers, probe.any_answer)
+        failed, _ = _start(servers, [], probe.any_answer, len(servers))
+    if failed:
+        raise failed[0].error
 
 
 def report(layout: Layout, seconds: float = STATUS_SECONDS) -> list[Report]:
@@ -168,37 +208,84 @@ def _is_at(descriptor: int, directory: Path) -> bool:
 # --- starting ----------------------------------------------------------------------------------------------------
 
 
-def _start(servers: Sequence[ServerPlace], enough: probe.Enough) -> None:
-    """Start them and wait until each says `enough`; else stop them all."""
+def _start_those_down(layout: Layout) -> Started:
+    """All servers that are down, or as many as can be started: raises PondError unless a quorum serves then."""
+    check(layout)
+    running = [server for server in layout.servers if processes.look(server) != STOPPED]
+    if len(running) == len(layout.servers):
+        raise UsageError(f"the cluster at {layout.directory} is running: see `pond cluster status`")
+    fit: list[ServerPlace] = []
+    failed: list[Failed] = []
+    for server in [server for server in layout.servers if server not in running]:
+        try:
+            check_server(layout, server)
+            fit.append(server)
+        except PondError as error:
+            failed.append(Failed(server, error))
+    needed = len(layout.servers) - (len(layout.servers) - 1) // 3
+    if len(running) + len(fit) < needed:
+        raise _too_few(len(running), needed, failed)
+    ended, serving = _start(fit, running, probe.has_certificate, needed)
+    failed += ended
+    if serving < needed:
+        with signals_wait():
+            _kill(fit)
+        raise _too_few(len(running), needed, failed)
+    return Started([server for server in fit if server not in [each.server for each in failed]], failed)
+
+
+def _too_few(running: int, needed: int, failed: Sequence[Failed]) -> PondError:
+    """Why the cluster was not started: in the words, and with the exit code, of the first server that failed."""
+    if not failed:
+        return Unavailable(f"fewer than the {needed} servers that are needed answer: see `pond cluster status`")
+    others = f" ({', '.join(each.server.name for each in failed[1:])} cannot start either)" if failed[1:] else ""
+    left = "only those that ran before run on" if running else "the cluster stays down"
+    error = failed[0].error
+    message = f"{error}{others}; {needed} servers are needed, so {left}"
+    return StartFailed(message, error.tail) if isinstance(error, StartFailed) else type(error)(message)
+
+
+def _start(
+    servers: Sequence[ServerPlace], others: Sequence[ServerPlace], enough: probe.Enough, needed: int
+) -> tuple[list[Failed], int]:
+    """Start servers and wait until each of them, and of the others, says `enough`, or until `needed` of all do and the
+    rest has had its time. Returns those that failed, and how many of all say `enough`; an interrupt stops them."""
     started: list[ServerPlace] = []
+    failed: dict[int, Failed] = {}
+
+    def ended() -> set[int]:
+        for server in started:
+            if server.member.id not in failed and processes.look(server) == STOPPED:
+                message = f"{server.name} ended while it was starting: what it says is in {server.log}"
+                failed[server.member.id] = Failed(server, StartFailed(message, tail(server.log)))
+        return set(failed)
+
+    began = monotonic()
     try:
         for server in servers:
-            with signals_wait():
-                processes.start(server)
-                started.append(server)
-        answers = probe.statuses(
-            [server.member for server in servers], START_SECONDS, enough, lambda: _check_alive(servers)
-        )
-        for server in servers:
-            status = answers.get(server.member.id)
-            if status is None or not enough(status):
-                what = "answers, but its ring signs nothing" if status is not None else "does not answer"
-                raise StartFailed(
-                    f"{server.name} {what} after {START_SECONDS:.0f} s: see what it says in {server.log}",
-                    tail(server.log),
-                )
+            try:
+                with signals_wait():
+                    processes.start(server)
+                    started.append(server)
+            except OSError as error:
+                message = f"{server.name} cannot be started ({error.strerror}): check who owns {server.directory}"
+                failed[server.member.id] = Failed(server, StartFailed(message, []))
+        members = [server.member for server in [*started, *others]]
+        answers = probe.statuses(members, START_SECONDS, enough, needed, ended)
     except BaseException:
         with signals_wait():
             _kill(started)
         raise
-
-
-def _check_alive(servers: Sequence[ServerPlace]) -> None:
-    for server in servers:
-        if processes.look(server) == STOPPED:
-            raise StartFailed(
-                f"{server.name} ended while it was starting: what it says is in {server.log}", tail(server.log)
-            )
+    if len(servers) + len(others) - len(failed) < needed:
+        return list(failed.values()), 0  # those that run had no chance to serve: nothing is wrong with them
+    for server in started:
+        status = answers.get(server.member.id)
+        if server.member.id not in failed and (status is None or not enough(status)):
+            what = "answers, but its ring signs nothing" if status is not None else "does not answer"
+            message = f"{server.name} {what} after {monotonic() - began:.0f} s: what it says is in {server.log}"
+            failed[server.member.id] = Failed(server, StartFailed(message, tail(server.log)))
+    serving = sum(enough(status) for identity, status in answers.items() if identity not in failed)
+    return list(failed.values()), serving
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:
@@ -233,6 +320,29 @@ def signals_wait() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+@contextmanager
+def _first_signal_only() -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends what is done here; those that follow do not disturb the cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [(number, signal.getsignal(number)) for number in numbers]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for ignored in numbers:
+            signal.signal(ignored, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
 # --- signals -----------------------------------------------------------------------------------------------------
 
 
@@ -247,12 +357,12 @@ def _running(directory: Path, names: tuple[str, ...]) -> Iterator[list[ServerPla
         yield servers
 
 
-def _send_all(servers: Sequence[ServerPlace], number: signal.Signals) -> None:
+def _send_all(servers: Sequence[Place], number: signal.Signals) -> None:
     for server in servers:
         processes.send(server, number)
 
 
-def _stop(servers: Sequence[ServerPlace]) -> None:
+def _stop(servers: Sequence[Place]) -> None:
     """SIGTERM, a while to write what there is to write, then SIGKILL; paused servers have to go on to hear of it."""
     _send_all(servers, signal.SIGTERM)
     _send_all(servers, signal.SIGCONT)
@@ -261,7 +371,7 @@ def _stop(servers: Sequence[ServerPlace]) -> None:
     _kill(left)
 
 
-def _kill(servers: Sequence[ServerPlace]) -> None:
+def _kill(servers: Sequence[Place]) -> None:
     _send_all(servers, signal.SIGKILL)
     for server in servers:
         if not processes.wait_for_end(server, END_SECONDS):

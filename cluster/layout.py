@@ -7,16 +7,21 @@
                   /store/, server.log   what it keeps, what it says
                   /process              which process it is, while it runs
 
-Directories have mode 0700 and files 0600. A new directory is built beside its place and renamed there.
+Directories have mode 0700 and files 0600. A new directory is built beside its place and renamed there, and one that is
+to go is renamed away first: a cluster is there as a whole or not at all. What was left half-way is cleared away when
+the next cluster is made there.
 """
 
+import fcntl
 import os
 import random
+import re
 import secrets
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -47,11 +52,11 @@ TRIES_PER_PORT = 100
 _SECRET_MODE = 0o077
 
 
-class ServerPlace(NamedTuple):
-    """One server of the cluster: its name, its place in the ring and its directory."""
+@dataclass(frozen=True)
+class Place:
+    """One server's name and its directory."""
 
     name: str
-    member: Member
     directory: Path
 
     @property
@@ -65,6 +70,13 @@ class ServerPlace(NamedTuple):
         return self.directory / PROCESS
 
 
+@dataclass(frozen=True)
+class ServerPlace(Place):
+    """A server, and who it is in the ring."""
+
+    member: Member
+
+
 class Layout(NamedTuple):
     """A cluster's directory, opened."""
 
@@ -75,8 +87,9 @@ class Layout(NamedTuple):
     def servers(self) -> list[ServerPlace]:
         """All ring servers, in order of their ids."""
         return [
-            ServerPlace(server_name(member.id), member, self.directory / SERVERS / server_name(member.id))
+            ServerPlace(name, self.directory / SERVERS / name, member)
             for member in self.cluster.members
+            for name in [server_name(member.id)]
         ]
 
     def named(self, names: tuple[str, ...]) -> list[ServerPlace]:
@@ -98,7 +111,7 @@ def server_name(identity: int) -> str:
 
 
 def open_layout(directory: Path) -> Layout:
-    """The cluster in a directory. Raises NotFound, UsageError, or ClusterDamaged that names the file."""
+    """The cluster in a directory, of whose servers any may be damaged. Raises NotFound, UsageError, ClusterDamaged."""
     try:
         found = sorted(os.listdir(directory))
     except FileNotFoundError:
@@ -114,44 +127,49 @@ def open_layout(directory: Path) -> Layout:
         if SERVERS in found or OWNER_KEY in found:
             raise ClusterDamaged(f"{directory} is no whole cluster, it lacks {CLUSTER_FILE}: {_ADVICE}")
         raise NotFound(f"{directory} is no cluster: name another directory, or one that does not exist yet")
-    layout = Layout(directory, config.read(file, ClusterFile))
-    for place in [directory / SERVERS, *(server.directory for server in layout.servers)]:
-        if not place.is_dir():
-            raise ClusterDamaged(f"{directory} is no whole cluster, it lacks {place.relative_to(directory)}: {_ADVICE}")
-    return layout
+    return Layout(directory, config.read(file, ClusterFile))
 
 
-_ADVICE = "put it back from a copy, or move the directory away and begin anew with `pond cluster up`"
+_COPY = "put it back from a copy"
+_ADVICE = f"{_COPY}, or move the directory away and begin anew with `pond cluster up`"
+
+
+def places(directory: Path) -> list[Place]:
+    """The servers that have a directory there, whatever else the cluster lacks."""
+    try:
+        return [Place(found.name, found) for found in sorted((directory / SERVERS).iterdir()) if found.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def check(layout: Layout) -> None:
-    """Look at every file that a server needs to start. Raises UsageError or ClusterDamaged that names a bad one.
+    """Look at what all servers share and the user needs: the directory, closed to others, and the owner's key.
 
-    The directory itself and the keys must be closed to others.
+    Raises UsageError or ClusterDamaged that names what is bad.
     """
     if layout.directory.stat().st_mode & _SECRET_MODE:
         raise UsageError(f"{layout.directory} is open to others: run chmod 700 on it, it holds secret keys")
     with _damage(layout, OWNER_KEY):
         keys.read_key(layout.directory / OWNER_KEY, keys.Kind.OWNER)
-    for server in layout.servers:
-        with _damage(layout, f"{SERVERS}/{server.name}"):
-            _check_server(server, layout.cluster)
 
 
-def _check_server(server: ServerPlace, cluster: ClusterFile) -> None:
-    settings = config.read(server.directory / NODE_CONFIG, NodeConfig)
+def check_server(layout: Layout, server: ServerPlace) -> None:
+    """Look at every file that a server needs to start. Raises UsageError or ClusterDamaged that names a bad one."""
+    directory = server.directory
+    with _damage(layout, f"{SERVERS}/{server.name}"):
+        settings = config.read(directory / NODE_CONFIG, NodeConfig)
+        seed = keys.read_key(directory / NODE_KEY, keys.Kind.NODE)
+        kept = keys.read_key(directory / SHARE_KEY, keys.Kind.SHARE)
     if settings.id != server.member.id:
-        raise ClusterDamaged(f"{server.directory / NODE_CONFIG} is of another server: {_ADVICE}")
-    seed = keys.read_key(server.directory / NODE_KEY, keys.Kind.NODE)
+        raise ClusterDamaged(f"{directory / NODE_CONFIG} is of another server: {_COPY}")
     if Ed25519Signer(seed).public_key != server.member.public_key:
-        raise ClusterDamaged(f"{server.directory / NODE_KEY} is not the key in {CLUSTER_FILE}: {_ADVICE}")
-    kept = keys.read_key(server.directory / SHARE_KEY, keys.Kind.SHARE)
+        raise ClusterDamaged(f"{directory / NODE_KEY} is not the key in {CLUSTER_FILE}: {_COPY}")
     try:
         share, public = key_share.decode(kept)
     except FrostError:
-        raise ClusterDamaged(f"{server.directory / SHARE_KEY} holds no share of a key: {_ADVICE}") from None
-    if public.group_public_key != cluster.ring_key or share.identifier != server.member.id + 1:
-        raise ClusterDamaged(f"{server.directory / SHARE_KEY} is not of the ring in {CLUSTER_FILE}: {_ADVICE}")
+        raise ClusterDamaged(f"{directory / SHARE_KEY} holds no share of a key: {_COPY}") from None
+    if public.group_public_key != layout.cluster.ring_key or share.identifier != server.member.id + 1:
+        raise ClusterDamaged(f"{directory / SHARE_KEY} is not of the ring in {CLUSTER_FILE}: {_COPY}")
 
 
 @contextmanager
@@ -161,7 +179,7 @@ def _damage(layout: Layout, part: str) -> Iterator[None]:
         yield
     except NotFound as error:
         missing = str(error).partition(":")[0]
-        raise ClusterDamaged(f"{layout.directory} is no whole cluster ({part}): {missing}; {_ADVICE}") from None
+        raise ClusterDamaged(f"{layout.directory} is no whole cluster ({part}): {missing}; {_COPY}") from None
 
 
 # --- making ------------------------------------------------------------------------------------------------------
@@ -174,13 +192,15 @@ def create(directory: Path, ring: int) -> Layout:
     """
     if ring not in SIZES:
         raise UsageError(f"a ring has {', '.join(map(str, SIZES))} servers, not {ring}")
-    building = directory.with_name(f".{directory.name}.{secrets.token_hex(8)}")
+    building = _beside(directory)
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _clear(directory)
         building.mkdir(mode=0o700)
         try:
-            cluster = _fill(building, ring)
-            building.rename(directory)
+            with _busy(building):
+                cluster = _fill(building, ring)
+                building.rename(directory)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except PondError:
@@ -190,6 +210,42 @@ def create(directory: Path, ring: int) -> Layout:
             raise UsageError(f"{directory} is in use ({error.strerror}): name another directory") from None
         raise UsageError(f"cannot make {directory} ({error.strerror}): name a directory that you can write") from None
     return Layout(directory, cluster)
+
+
+def discard(directory: Path) -> None:
+    """Remove a cluster's directory, locked by the caller, with all that is in it. Raises UsageError."""
+    going = _beside(directory)
+    try:
+        directory.rename(going)
+        shutil.rmtree(going)
+    except OSError as error:
+        raise UsageError(
+            f"cannot remove {directory} ({error.strerror}): check who owns it, remove it by hand"
+        ) from None
+
+
+def _beside(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.{secrets.token_hex(8)}")
+
+
+@contextmanager
+def _busy(directory: Path) -> Iterator[None]:
+    """Keeps others from clearing this directory away; the kernel forgets it when the process ends."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(directory: Path) -> None:
+    """Remove what processes that ended half-way have left beside a directory."""
+    leftover = re.compile(rf"\.{re.escape(directory.name)}\.[0-9a-f]{{16}}")
+    for found in directory.parent.iterdir():
+        if leftover.fullmatch(found.name) and found.is_dir():
+            with suppress(OSError), _busy(found):  # unless somebody is at work in it
+                shutil.rmtree(found)
 
 
 def _fill(directory: Path, ring: int) -> ClusterFile:

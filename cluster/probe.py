@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 from pond.client.asking import Asker, Burst
@@ -12,8 +13,14 @@ from pond.transport import Remote, ServerLinks
 
 Enough: TypeAlias = Callable[[ServerStatus], bool]
 
+Ended: TypeAlias = Callable[[], AbstractSet[int]]
+"""Ids of servers that will not answer any more."""
+
 AGAIN_SECONDS = 0.1
 """A question is repeated after this long: a server that is starting had no ears for the first."""
+
+GRACE_SECONDS = 5.0
+"""How much longer others may take when enough servers are ready, at least."""
 
 
 def any_answer(status: ServerStatus) -> bool:
@@ -30,43 +37,57 @@ def statuses(
     members: Iterable[Member],
     seconds: float,
     enough: Enough = any_answer,
-    check: Callable[[], None] = lambda: None,
+    needed: int | None = None,
+    ended: Ended = lambda: frozenset(),
 ) -> dict[int, ServerStatus]:
     """What each server said last of itself, by its id, until all said `enough` or the time is over.
 
-    `check` is called all the while and may raise to end it early.
+    When `needed` of them have, the others get as long again, and a while at least; nobody waits for those that `ended`
+    names, nor for anybody once fewer than `needed` are left.
     """
-    asked = list(members)
-    return asyncio.run(_ask(asked, seconds, enough, check)) if asked else {}
+    asked = {member.id: member for member in members}
+    return asyncio.run(_ask(asked, seconds, enough, len(asked) if needed is None else needed, ended)) if asked else {}
 
 
 async def _ask(
-    members: list[Member], seconds: float, enough: Enough, check: Callable[[], None]
+    members: dict[int, Member], seconds: float, enough: Enough, needed: int, ended: Ended
 ) -> dict[int, ServerStatus]:
-    remotes = {place: Remote(bytes(member.public_key), member.client_address) for place, member in enumerate(members)}
+    places = list(members)
+    remotes = {
+        place: Remote(bytes(members[identity].public_key), members[identity].client_address)
+        for place, identity in enumerate(places)
+    }
 
     def links(received: Callable[[Burst], None]) -> ServerLinks:
         return ServerLinks(remotes, received, MAX_MESSAGE_BYTES)
 
     loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
+    began = loop.time()
+    until = began + seconds
     answers: dict[int, ServerStatus] = {}
-    wanted = set(range(len(members)))
+    satisfied: set[int] = set()
     asker = Asker(links, len(members), os.urandom)
     try:
-        while wanted and loop.time() < until:
-            check()
+        while loop.time() < until:
+            wanted = members.keys() - satisfied - ended()
+            if not wanted or len(satisfied) + len(wanted) < needed:
+                break
             with asker.open() as conversation:
                 question = conversation.encode(GetStatus(conversation.ask))
-                for place in wanted:
-                    conversation.send(place, question)
+                for place, identity in enumerate(places):
+                    if identity in wanted:
+                        conversation.send(place, question)
                 again = min(loop.time() + AGAIN_SECONDS, until)
                 while wanted and (answer := await conversation.next(again)) is not None:
                     place, reply = answer
                     if isinstance(reply, ServerStatus):
-                        answers[members[place].id] = reply
+                        answers[places[place]] = reply
                         if enough(reply):
-                            wanted.discard(place)
+                            wanted.discard(places[place])
+                            satisfied.add(places[place])
+                            if len(satisfied) == needed:
+                                now = loop.time()
+                                until = min(until, now + max(GRACE_SECONDS, now - began))
     finally:
         asker.close()
     return answers

@@ -11,17 +11,21 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from cluster.layout import ServerPlace
+from cluster.layout import SERVERS, Place, places
 from pond.errors import Unavailable
 from pond.keys import write_durably
 
 MAX_FILE_BYTES = 4096
+
+RUN = ("-m", "pond", "node", "run")
+"""What the command of a server's process ends with, before the server's directory."""
 
 
 class State(StrEnum):
@@ -40,6 +44,13 @@ class Identity(msgspec.Struct, frozen=True):
     boot: str
 
 
+@dataclass(frozen=True)
+class Stray(Place):
+    """A server whose file no longer names the process that it has."""
+
+    identity: Identity
+
+
 class Process(NamedTuple):
     """A server's process: its state, and its number unless it is stopped."""
 
@@ -53,7 +64,7 @@ STOPPED = Process(State.STOPPED, None)
 _children: list[subprocess.Popen[bytes]] = []
 
 
-def look(server: ServerPlace) -> Process:
+def look(server: Place) -> Process:
     """How the server's process is now."""
     identity = _read(server)
     found = None if identity is None else _stat(identity.pid)
@@ -62,9 +73,9 @@ def look(server: ServerPlace) -> Process:
     return Process(State.PAUSED if found.state in "Tt" else State.RUNNING, identity.pid)
 
 
-def start(server: ServerPlace) -> int:
+def start(server: Place) -> int:
     """Start the server in a session of its own, so that no terminal's Ctrl-C or end reaches it; returns its pid."""
-    command = [sys.executable, "-P", "-m", "pond", "node", "run", str(server.directory)]
+    command = [sys.executable, "-P", *RUN, str(server.directory)]
     with server.log.open("ab") as log:
         os.chmod(server.log, 0o600)
         child = subprocess.Popen(
@@ -82,7 +93,25 @@ def start(server: ServerPlace) -> int:
     return child.pid
 
 
-def send(server: ServerPlace, number: signal.Signals) -> bool:
+def strays(directory: Path) -> list[Stray]:
+    """Processes of servers of the cluster in this directory that no file names, found by the command they run."""
+    named = {look(place).pid for place in places(directory)}
+    servers = os.path.realpath(directory / SERVERS)
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in named:
+            continue
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")[:-1]
+            server = Path(os.fsdecode(words[-1])) if words else Path()
+            if tuple(map(os.fsdecode, words[-5:-1])) == RUN and os.path.realpath(server.parent) == servers:
+                stat = _stat(int(entry.name))
+                if stat is not None:
+                    found.append(Stray(server.name, server, _identity(int(entry.name), stat)))
+    return found
+
+
+def send(server: Place, number: signal.Signals) -> bool:
     """Send a signal to the server's process; False when there is none."""
     descriptor = _open(server)
     if descriptor is None:
@@ -96,7 +125,7 @@ def send(server: ServerPlace, number: signal.Signals) -> bool:
     return True
 
 
-def wait_for_end(server: ServerPlace, seconds: float) -> bool:
+def wait_for_end(server: Place, seconds: float) -> bool:
     """Wait at most this long until the server's process has ended; then no file names it. False if it goes on."""
     descriptor = _open(server)
     if descriptor is not None:
@@ -107,11 +136,12 @@ def wait_for_end(server: ServerPlace, seconds: float) -> bool:
         if not ready:
             return False
     _reap()
-    server.process.unlink(missing_ok=True)
+    with suppress(FileNotFoundError, NotADirectoryError):  # the directory may be gone, or damaged
+        server.process.unlink()
     return True
 
 
-def _open(server: ServerPlace) -> int | None:
+def _open(server: Place) -> int | None:
     """A pidfd of the server's process, or None when it has ended."""
     identity = _read(server)
     if identity is None:
@@ -129,11 +159,13 @@ def _open(server: ServerPlace) -> int | None:
     return descriptor
 
 
-def _read(server: ServerPlace) -> Identity | None:
+def _read(server: Place) -> Identity | None:
+    if isinstance(server, Stray):
+        return server.identity
     try:
         with server.process.open("rb") as file:
             return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=Identity)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 
 

@@ -16,8 +16,12 @@ FORMAT = 1
 
 MAX_FILE_BYTES = 1024 * 1024
 
+LEAST_QUOTA_BYTES = 16 * 1024 * 1024
+"""Room for the log of a ring that does little."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://[^\s/:]+:[1-9][0-9]{0,4}$")]
+Quota = Annotated[int, msgspec.Meta(ge=LEAST_QUOTA_BYTES, le=2**46)]
 HostPort = Annotated[str, msgspec.Meta(pattern=r"^[^\s/:]+:[1-9][0-9]{0,4}$")]
 
 
@@ -61,6 +65,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """The server's place in the ring."""
     cluster: str
     """Path of the cluster file, relative to the server's directory."""
+    quota_bytes: Quota | None = None
+    """How large the server's data may grow, at least 16 MiB; null: as the disk has room. It is read at the server's
+    start, and every few seconds while it stands aside for want of room."""
 
 
 Settings = TypeVar("Settings", ClusterFile, NodeConfig)

@@ -64,7 +64,7 @@ class VerificationFailed(PondError):
 
 
 class StorageError(Unavailable):
-    """A server's directory cannot be used. What was synced before is as it was; the server has to stop."""
+    """A server's directory cannot be used, or its disk fails. What was synced before is as it was."""
 
 
 class StorageFull(StorageError):
@@ -73,6 +73,22 @@ class StorageFull(StorageError):
 
 class StorageDamaged(StorageError):
     """The directory's contents are not what this program wrote, or of a format that it does not know."""
+
+
+class StorageRotten(StorageError):
+    """One value is not what was written there; all others are as they were."""
+
+    def __init__(self, table: str, key: bytes) -> None:
+        super().__init__(
+            f"the value under {key.hex()} in table {table} does not match its checksum: the disk damages what it holds,"
+            " look to its health"
+        )
+        self.table = table
+        self.key = key
+
+
+class StorageUnusable(StorageError):
+    """The directory is no place for data as it is: something else stands there, or rights are missing."""
 
 
 class StorageBusy(StorageError):

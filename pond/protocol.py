@@ -4,6 +4,7 @@ Each is a msgspec array struct (MessagePack) with an integer tag first. `ask` is
 and comes back in the answer. A server trusts nothing here but signatures; a client trusts nothing but the ring's key.
 """
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -159,6 +160,20 @@ class History(_Message, frozen=True, tag=68):
     outcomes: list[tuple[bytes, bytes | None]]
 
 
+class Condition(StrEnum):
+    """How a server is, in a word or two."""
+
+    SERVING = "serving"
+    CHANGING_VIEW = "changing view"
+    CATCHING_UP = "catching up"
+    TRANSFERRING = "transferring"
+    LEARNING = "learning"
+    DISK_FULL = "disk full"
+    DISK_FAILING = "disk failing"
+    DISK_DAMAGED = "disk damaged"
+    DIVERGED = "diverged"
+
+
 class ServerStatus(_Message, frozen=True, tag=69):
     """One server's own view of how it is; unproved."""
 
@@ -175,6 +190,14 @@ class ServerStatus(_Message, frozen=True, tag=69):
     disk_bytes: Natural
     phases: dict[str, float]
     """Mean seconds of the phases of a write, by name, over this server's recent writes."""
+    condition: str
+    """One of Condition, or what a later release adds to it."""
+    detail: str
+    """What the condition comes from, and what to do, in a sentence; empty while it serves."""
+    free_bytes: Natural
+    """How much more its disk takes, within its quota."""
+    view_active: bool
+    """Whether it takes part in its view: not between views, nor while it stands aside."""
 
 
 class Overloaded(_Message, frozen=True, tag=70):

@@ -4,25 +4,36 @@ All reads and writes go through one open write transaction, so a core sees what 
 it. LMDB copies on write and flips one of two root pages at the end of a commit, so a crash at any moment leaves the
 state of the last completed `sync`: no log to replay, nothing half done. This is the one file that imports the engine.
 
-Any failure of the engine is final for this process: the open transaction is lost, and after a failed fsync nobody knows
-what the disk holds until it is read again. Every later call then raises, the server stops, and its next start goes on
-from the last completed `sync`.
+Any failure of the engine is final for this object: the open transaction is lost, and after a failed fsync nobody knows
+what the disk holds until it is read again. Every later call then raises; a Storage opened anew, in this process or the
+next, goes on from the last completed `sync`.
+
+LMDB believes what it reads, so each value carries a checksum of its table, its key and itself: what rots on the disk,
+or is answered from the wrong place, is recognised when it is read (StorageRotten), and harms nothing but itself.
 """
 
 import errno
 import fcntl
+import mmap
 import os
+import struct
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
 import lmdb.verify
 
 from bft.effects import Write
-from pond.errors import StorageBusy, StorageDamaged, StorageError, StorageFull
+from pond.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, StorageRotten, StorageUnusable
 
-FORMAT = b"1"
-"""Number of the layout, kept in the file and checked at opening."""
+FORMAT = b"2"
+"""Number of the layout, kept in the file and checked at opening. In 1, never released, values had no checksum.
+
+A value is followed by the CRC-32 of table name, key and value, in 4 bytes, most significant first.
+"""
 
 MAP_BYTES = 1 << 40
 """How large the file may grow. LMDB needs the number ahead; it costs address space only."""
@@ -33,11 +44,28 @@ LEAST_MAP_BYTES = 1 << 30
 FULL_BYTES = 1 << 20
 """Where less is free and a write fails, it failed for want of room."""
 
+VERIFIED_HERE_BYTES = 64 * 1024 * 1024
+"""A file up to this size is looked at in this process, which takes 0.4 s at most; a larger one by a child that can be
+stopped."""
+
 MAX_KEY_BYTES = 511
 
+DATA_FILE = "data.mdb"
+"""Name of the file in the directory."""
+
+_CHECKSUM_BYTES = 4
+_META_PAGES = 2
+_COMMIT = struct.Struct("=144xQ")
+"""The number of the commit in a meta page."""
+_VERIFY = """
+import sys, lmdb.verify
+for problem in lmdb.verify.verify(sys.argv[1])[:1]:
+    print(problem)
+"""
 _OWN_TABLE = b"pond.storage"
 _FORMAT_KEY = b"format"
-_DATA_FILE = "data.mdb"
+_TRIAL_KEY = b"trial"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_FILE = "in-use"
 
 
@@ -47,18 +75,30 @@ class Storage:
     Values may be of any length up to 4 GiB; keys have 1 to 511 bytes. For use by one thread.
     """
 
-    def __init__(self, directory: Path, tables: Sequence[str]) -> None:
-        """Open the directory, or make it. Raises StorageBusy, StorageDamaged, StorageFull or StorageError."""
+    def __init__(
+        self, directory: Path, tables: Sequence[str], quota_bytes: int | None = None, verify_seconds: float = 0
+    ) -> None:
+        """Open the directory, or make it. Its data take at most `quota_bytes`, or what the disk has.
+
+        LMDB follows a damaged page wherever it leads, and may end the process. So for up to `verify_seconds` the file's
+        whole structure is looked at first; `verified` says whether that came to its end.
+
+        Raises StorageBusy, StorageUnusable, StorageDamaged, StorageFull or StorageError.
+        """
         self._directory = directory
+        self._quota_bytes = quota_bytes
         self._failure: StorageError | None = None
         self._transaction: lmdb.Transaction[memoryview] | None = None
         self._changed = False
+        self._seeds = {name: crc32(name.encode()) for name in tables}
         self._lock = _lock(directory)
         try:
             self._refuse_empty_file()
-            self._environment = _open(directory, len(tables) + 1)
+            self.verified = verify_seconds > 0 and self._verify(verify_seconds)
+            self._environment, self._map_bytes = _open(directory, len(tables) + 1, quota_bytes)
             try:
                 self._check_length()
+                self._own = self._environment.open_db(_OWN_TABLE)
                 self._check_format()
                 self._tables = {name: self._environment.open_db(name.encode()) for name in tables}
             except BaseException:
@@ -72,48 +112,78 @@ class Storage:
             raise
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        """The value under a key, or None."""
-        transaction = self._begun()
-        try:
-            value = transaction.get(key, db=self._tables[table])
-        except lmdb.Error as error:
-            raise self._failed(error) from error
-        return None if value is None else bytes(value)
+        """The value under a key, or None. Raises StorageRotten."""
+        stored = self._stored(table, key)
+        return None if stored is None else self._sound(table, key, stored)
 
     def size(self, table: str, key: bytes) -> int | None:
         """Length of the value in bytes without reading it, or None."""
-        transaction = self._begun()
-        try:
-            value = transaction.get(key, db=self._tables[table])
-        except lmdb.Error as error:
-            raise self._failed(error) from error
-        return None if value is None else len(value)
+        stored = self._stored(table, key)
+        return None if stored is None else max(0, len(stored) - _CHECKSUM_BYTES)
 
     def scan(self, table: str, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
-        """Entries with start <= key < stop, in order of their keys."""
+        """Entries with start <= key < stop, in order of their keys. Raises StorageRotten."""
         transaction = self._begun()
         found = []
         try:
             with transaction.cursor(db=self._tables[table]) as cursor:
                 more = cursor.set_range(start)
                 while more and (key := bytes(cursor.key())) < stop:
-                    found.append((key, bytes(cursor.value())))
+                    found.append((key, self._sound(table, key, cursor.value())))
                     more = cursor.next()
         except lmdb.Error as error:
             raise self._failed(error) from error
         return found
 
+    def keys(self, table: str, start: bytes, count: int) -> list[bytes]:
+        """The first `count` keys from `start` on, in order; to go on, ask from the last one and a zero byte."""
+        transaction = self._begun()
+        found: list[bytes] = []
+        try:
+            with transaction.cursor(db=self._tables[table]) as cursor:
+                more = cursor.set_range(start)
+                while more and len(found) < count:
+                    found.append(bytes(cursor.key()))
+                    more = cursor.next()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        return found
+
+    def check(self, table: str, key: bytes) -> bool | None:
+        """Whether the value under a key is what was written there; None when there is none."""
+        try:
+            return None if self.get(table, key) is None else True
+        except StorageRotten:
+            return False
+
+    def check_whole(self, table: str) -> None:
+        """Read all of a table. Raises StorageRotten for a value, StorageDamaged when an entry is not to be found."""
+        transaction = self._begun()
+        database = self._tables[table]
+        count = 0
+        try:
+            with transaction.cursor(db=database) as cursor:
+                for key, stored in cursor:
+                    self._sound(table, bytes(key), stored)
+                    count += transaction.get(key, db=database) is not None
+            expected = transaction.stat(database)["entries"]
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        if count != expected:
+            raise self._damaged(f"of {expected} entries of table {table}, {count} are found")
+
     def write(self, writes: Iterable[Write]) -> None:
         """Visible to reads at once, durable after the next `sync`, and then all together or not at all."""
         transaction = self._begun()
         self._changed = True
-        tables = self._tables
+        tables, seeds = self._tables, self._seeds
         try:
             for table, key, value in writes:
                 if value is None:
                     transaction.delete(key, db=tables[table])
                 else:
-                    transaction.put(key, value, db=tables[table])
+                    checksum = crc32(value, crc32(key, seeds[table])).to_bytes(_CHECKSUM_BYTES, "big")
+                    transaction.put(key, value + checksum, db=tables[table])
         except lmdb.Error as error:
             raise self._failed(error) from error
 
@@ -129,9 +199,45 @@ class Storage:
         except lmdb.Error as error:
             raise self._failed(error) from error
 
+    def try_disk(self) -> None:
+        """Write and sync a few bytes of our own: raises what the disk has against it."""
+        transaction = self._begun()
+        self._changed = True
+        try:
+            transaction.put(_TRIAL_KEY, os.urandom(8), db=self._own)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self.sync()
+
     def disk_bytes(self) -> int:
         """Bytes that the directory takes on disk."""
         return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._directory))
+
+    def used_bytes(self) -> int:
+        """Bytes of the pages that hold something. The file may be larger: pages that were freed are used again."""
+        transaction = self._begun()
+        pages = _META_PAGES
+        try:
+            for table in (None, self._own, *self._tables.values()):
+                stat = transaction.stat(table) if table is not None else transaction.stat()
+                pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        return pages * mmap.PAGESIZE
+
+    def free_bytes(self) -> int:
+        """About how much more can be written: what the quota leaves, or less where the file system has less.
+
+        The last few pages cannot be counted on: freed pages lie apart, and each commit needs some to copy to.
+        """
+        used = self.used_bytes()
+        try:
+            room = os.statvfs(self._directory)
+            file_bytes = (self._directory / DATA_FILE).stat().st_blocks * 512
+        except OSError as error:
+            raise StorageError(f"{self._directory} cannot be looked at ({error.strerror}): check the disk") from error
+        on_disk = room.f_bavail * room.f_frsize + max(0, file_bytes - used)
+        return max(0, min(self._map_bytes - used, on_disk))
 
     def close(self) -> None:
         """Let go of the directory; what was not synced is forgotten."""
@@ -141,6 +247,21 @@ class Storage:
         self._environment.close()
         os.close(self._lock)
         self._lock = -1
+
+    def _stored(self, table: str, key: bytes) -> memoryview | None:
+        """Value and checksum; good until the next write."""
+        transaction = self._begun()
+        try:
+            return transaction.get(key, db=self._tables[table])
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def _sound(self, table: str, key: bytes, stored: memoryview) -> bytes:
+        value = bytes(stored[:-_CHECKSUM_BYTES])
+        checksum = crc32(value, crc32(key, self._seeds[table])).to_bytes(_CHECKSUM_BYTES, "big")
+        if checksum != stored[-_CHECKSUM_BYTES:]:
+            raise StorageRotten(table, key)
+        return value
 
     def _begun(self) -> "lmdb.Transaction[memoryview]":
         if self._transaction is None:
@@ -167,6 +288,11 @@ class Storage:
 
     def _explain(self, error: lmdb.Error) -> StorageError:
         match error:
+            case lmdb.MapFullError() if self._map_bytes == _whole_pages(self._quota_bytes):
+                return StorageFull(
+                    f"the quota of {self._quota_bytes} bytes for {self._directory} is used up: raise quota_bytes in the"
+                    " server's node.json"
+                )
             case lmdb.MapFullError():
                 return StorageFull(
                     f"{self._directory} has grown to the address space it was given: start the server where"
@@ -175,20 +301,40 @@ class Storage:
             case lmdb.CorruptedError() | lmdb.InvalidError() | lmdb.PageNotFoundError() | lmdb.VersionMismatchError():
                 return self._damaged(str(error))
         room = os.statvfs(self._directory)  # for a write cut short LMDB says "input/output error"
-        if error.code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or room.f_bavail * room.f_frsize < FULL_BYTES:
-            return StorageFull(f"the disk under {self._directory} is full: make room and start the server again")
-        return StorageError(f"storage in {self._directory} failed ({error}): check the disk and start the server again")
+        if error.code in _NO_ROOM or room.f_bavail * room.f_frsize < FULL_BYTES:
+            return StorageFull(f"the disk under {self._directory} is full: make room there")
+        return StorageError(f"storage in {self._directory} failed ({error}): check the disk")
 
     def _damaged(self, what: str) -> StorageDamaged:
         return StorageDamaged(
-            f"{self._directory / _DATA_FILE} is damaged or was not written by this program ({what}): a server that lost"
+            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): a server that lost"
             " its disk forgot its votes, so let it join anew, with a directory and a key of its own"
         )
 
     def _refuse_empty_file(self) -> None:
-        path = self._directory / _DATA_FILE
+        path = self._directory / DATA_FILE
         if path.exists() and path.stat().st_size == 0:  # the engine would begin anew, and votes would be forgotten
             raise self._damaged("it is empty")
+
+    def _verify(self, seconds: float) -> bool:
+        path = self._directory / DATA_FILE
+        if not path.exists():
+            return True
+        try:
+            if path.stat().st_size <= VERIFIED_HERE_BYTES:
+                problems: list[str] = lmdb.verify.verify(str(path))  # type: ignore[no-untyped-call]
+            else:
+                command = [sys.executable, "-P", "-c", _VERIFY, str(path)]
+                done = subprocess.run(command, capture_output=True, timeout=seconds, text=True)
+                problems = (done.stdout or done.stderr).splitlines()[-1:]
+        except lmdb.verify.VerifyError as error:
+            problems = [str(error)]
+        except subprocess.TimeoutExpired:
+            return False
+        problems += _missing_commit(path)
+        if problems:
+            raise self._damaged(problems[0])
+        return True
 
     def _check_length(self) -> None:
         """Refuse a file cut short: touching a page that is missing would kill the process.
@@ -196,7 +342,7 @@ class Storage:
         LMDB counts pages that it gave out and took back within one transaction, so a sound file too may end before its
         last page. Only then all of it is looked at, which takes a while.
         """
-        path = self._directory / _DATA_FILE
+        path = self._directory / DATA_FILE
         expected = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
         if path.stat().st_size < expected:
             problems: list[str] = lmdb.verify.verify(str(path))  # type: ignore[no-untyped-call]
@@ -204,15 +350,14 @@ class Storage:
                 raise self._damaged(problems[0])
 
     def _check_format(self) -> None:
-        own = self._environment.open_db(_OWN_TABLE)
         with self._environment.begin(write=True) as transaction:
-            found = transaction.get(_FORMAT_KEY, db=own)
+            found = transaction.get(_FORMAT_KEY, db=self._own)
             if found is None:
                 if transaction.stat()["entries"] > 1:  # tables, yet no number: LMDB's, but none of ours
                     raise self._damaged("it has no format number")
-                transaction.put(_FORMAT_KEY, FORMAT, db=own)
+                transaction.put(_FORMAT_KEY, FORMAT, db=self._own)
             elif found != FORMAT:
-                raise StorageDamaged(
+                raise StorageUnusable(
                     f"{self._directory} has format {found.decode(errors='replace')}, and this program knows format"
                     f" {FORMAT.decode()}: start the server with the version of Pond that wrote it"
                 )
@@ -221,11 +366,27 @@ class Storage:
             _sync_directory(self._directory.parent)
 
 
-def _open(directory: Path, tables: int) -> lmdb.Environment:
-    size = MAP_BYTES
+def _missing_commit(path: Path) -> list[str]:
+    """The two meta pages tell of the last two commits. If not, one has been changed, and LMDB would take the other for
+    the newest: votes would be forgotten."""
+    with path.open("rb") as file:
+        head = file.read(2 * mmap.PAGESIZE)
+    commits = [_COMMIT.unpack_from(head, start)[0] for start in (0, mmap.PAGESIZE)]
+    return (
+        [] if abs(commits[0] - commits[1]) <= 1 else [f"commits {commits[0]} and {commits[1]} do not follow each other"]
+    )
+
+
+def _whole_pages(quota_bytes: int | None) -> int | None:
+    return None if quota_bytes is None else quota_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+def _open(directory: Path, tables: int, quota_bytes: int | None) -> tuple[lmdb.Environment, int]:
+    """The environment, and how large it may grow."""
+    size = _whole_pages(quota_bytes) or MAP_BYTES
     while True:
         try:
-            return lmdb.open(str(directory), map_size=size, max_dbs=tables, mode=0o600)
+            return lmdb.open(str(directory), map_size=size, max_dbs=tables, mode=0o600), size
         except lmdb.Error as error:
             refused = isinstance(error, lmdb.MemoryError) or error.code == errno.ENOMEM
             if not refused or size <= LEAST_MAP_BYTES:
@@ -239,7 +400,13 @@ def _lock(directory: Path) -> int:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StorageError(f"{directory} cannot be used ({error.strerror}): check that you may write there") from error
+        if error.errno in _NO_ROOM:
+            raise StorageFull(f"the disk under {directory} is full: make room there") from error
+        if error.errno == errno.EIO:
+            raise StorageError(f"{directory} failed ({error.strerror}): check the disk") from error
+        raise StorageUnusable(
+            f"{directory} cannot be used ({error.strerror}): check that you may write there"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -152,7 +153,7 @@ class Workload:
     def longest_gap(self, since: float, until: float) -> tuple[float, float]:
         """The longest time without a commit within these times: when it began, and when it ended."""
         at = [since, *(moment for moment in list(self._commits) if since < moment < until), until]
-        return max(zip(at, at[1:], strict=False), key=lambda gap: gap[1] - gap[0])
+        return max(pairwise(at), key=lambda gap: gap[1] - gap[0])
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -50,15 +50,17 @@ class CheapVerifier:
 
 
 class Ledger:
-    """Which nonce served what, in a whole run, through all restarts."""
+    """Which nonce served what, in a whole run, through all restarts. One that is not strict is for those who may do
+    with their nonces what they like."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = True) -> None:
+        self._strict = strict
         self._served: dict[bytes, bytes] = {}
 
     def use(self, commitment: NonceCommitment, session: bytes) -> None:
         """A share was made with the nonces behind `commitment`. Raises NonceReused."""
         before = self._served.get(commitment.hiding)
-        if before is not None:
+        if before is not None and self._strict:
             how = "a second time for one message" if before == session else "for two messages"
             raise NonceReused(f"the nonce behind {commitment.hiding.hex()[:8]} was used {how}")
         self._served[commitment.hiding] = session

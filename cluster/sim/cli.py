@@ -1,32 +1,28 @@
 """Commands that simulate: the same seed, the same run, on any machine."""
 
-import hashlib
-import multiprocessing
-import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import click
 
-from cluster.sim.answers import FailedSeed, SimulatedRing
 from pond.cli.answers import show
 from pond.cli.options import json_option
 
 if TYPE_CHECKING:
+    from cluster.sim.jobs import Plan
     from cluster.sim.ring import Run
+    from cluster.sim.shrink import Shrunk
+    from cluster.sim.trace import Event
 
 SAFETY, LIVENESS, CRASH = 10, 11, 12
 EXIT_CODES = {"safety": SAFETY, "crash": CRASH, "liveness": LIVENESS}
 """By verdict, the worst first."""
 
-CHUNK = 8
-"""Seeds handed to a worker at a time."""
-
-STORY_LINES = 60
+OPERATIONS = 200
 EVERY_SECONDS = 0.2
 
 
@@ -39,6 +35,20 @@ def _seed_range(ctx: click.Context, parameter: click.Parameter, value: str | Non
     return range(int(first), int(last) + 1)
 
 
+def _plan(path: str | None, operations: int | None) -> "Plan":
+    from cluster.faults import liars, manifest
+    from cluster.sim.jobs import Plan
+
+    if path is None:
+        return Plan(operations or OPERATIONS)
+    try:
+        read = manifest.load(Path(path))
+        liars.check(read)
+    except manifest.ManifestError as error:
+        raise click.UsageError(f"{path}: {error}") from None
+    return Plan(read.sizes.operations, read, path)
+
+
 @click.group()
 def sim() -> None:
     """Simulate: real cores on virtual time, with faults that one seed decides."""
@@ -47,67 +57,113 @@ def sim() -> None:
 @sim.command()
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="One run.  [default: a random one]")
 @click.option("--seeds", metavar="A..B", callback=_seed_range, help="One run for each seed from A to B.")
-@click.option("--operations", type=click.IntRange(1), default=200, show_default=True, help="Of all clients of a run.")
+@click.option(
+    "--manifest", metavar="FILE", help="Exactly these faults and sizes (TOML).  [default: what each seed draws]"
+)
+@click.option("--operations", type=click.IntRange(1), help=f"Of all clients of a run.  [default: {OPERATIONS}]")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, each in a process.")
 @click.option("--trace", is_flag=True, help="Print every event of the one run.")
+@click.option("--svg", metavar="FILE", help="Draw the one run: who sent what to whom, when.")
+@click.option("--from", "start", type=click.FloatRange(0), metavar="SECONDS", help="Draw from this virtual time on.")
+@click.option("--to", "stop", type=click.FloatRange(0), metavar="SECONDS", help="Draw up to this virtual time.")
+@click.option("--shrink", is_flag=True, help="Look for a smaller manifest that fails like the one run.")
 @json_option
-def ring(seed: int | None, seeds: range | None, operations: int, jobs: int, trace: bool, as_json: bool) -> int:
-    """Run rings whose network, disks and servers fail, and check every safety rule after every step.
+def ring(
+    seed: int | None,
+    seeds: range | None,
+    manifest: str | None,
+    operations: int | None,
+    jobs: int,
+    trace: bool,
+    svg: str | None,
+    start: float | None,
+    stop: float | None,
+    shrink: bool,
+    as_json: bool,
+) -> int:
+    """Run rings whose network, disks, clocks and servers fail, and check every safety rule after every step.
 
-    In each run, clients write and read while messages are lost, late, repeated and out of order and up to f backups at
-    a time crash; then all is healed, and every operation must complete.
+    In each run, clients write and read while everything that the manifest names goes wrong. Then 2f + 1 servers are
+    healed, the rest stays broken, and every operation must complete; at last all is healed and must converge.
 
     \b
     Exit codes: 0 all runs were as promised
                10 a safety rule was broken, or a history was not linearizable
-               11 liveness: a healed ring did not complete what it was asked
+               11 liveness: a healed quorum did not complete what it was asked
                12 a server or client crashed by a bug
     """
     if seed is not None and seeds is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
-    if trace and (seeds is not None or as_json):
-        raise click.UsageError("--trace is for one seed, in words")
+    if manifest is not None and operations is not None:
+        raise click.UsageError("--manifest says how many operations there are, so --operations goes without it")
+    if seeds is not None and (trace or shrink or svg is not None):
+        raise click.UsageError("--trace, --svg and --shrink are for one seed: give it with --seed")
+    if trace and as_json:
+        raise click.UsageError("--trace is in words, so it goes without --json")
+    if svg is None and (start is not None or stop is not None):
+        raise click.UsageError("--from and --to are for --svg")
     if seeds is None:
         seed = secrets.randbelow(2**32) if seed is None else seed
         seeds = range(seed, seed + 1)
-    replay = _replay(seeds, operations)
-    click.echo(f"Replay: {replay}", err=as_json)
+
+    from cluster.sim import report
+    from cluster.sim.jobs import runs
+
+    plan = _plan(manifest, operations)
+    click.echo(f"Replay: {plan.replay(seeds)}", err=as_json)
     began = monotonic()
-    runs = sorted(_progress(_runs(seeds, operations, jobs, trace), len(seeds)), key=lambda run: run.seed)
-    answer = _answer(replay, runs, operations, monotonic() - began)
-    show(answer, _in_words(answer), as_json)
+    if trace or svg is not None:
+        done = [_watched(plan, seeds[0], trace, svg, start, stop)]
+    else:
+        done = sorted(_progress(runs(plan, seeds, jobs), len(seeds)), key=lambda run: run.seed)
+    smallest = _shrunk(done[0]) if shrink and done[0].what else None
+    answer = report.answer(plan, seeds, done, monotonic() - began, smallest)
+    show(answer, report.in_words(answer), as_json)
     verdicts = {failure.verdict for failure in answer.failures}
     return next((code for verdict, code in EXIT_CODES.items() if verdict in verdicts), 0)
 
 
-def _replay(seeds: range, operations: int) -> str:
-    which = f"--seed {seeds[0]}" if len(seeds) == 1 else f"--seeds {seeds[0]}..{seeds[-1]}"
-    return f"pond sim ring {which} --operations {operations}"
+def _watched(plan: "Plan", seed: int, trace: bool, svg: str | None, start: float | None, stop: float | None) -> "Run":
+    """One run, each event of which is shown or drawn."""
+    from cluster.faults.manifest import dump
+    from cluster.sim import spacetime, words
 
+    manifest = plan.manifest_of(seed)
+    if trace:
+        click.echo(f"Manifest:\n\n{dump(manifest)}\n{words.HEADER}")
+    events: list[Event] = []
 
-def _runs(seeds: range, operations: int, jobs: int, trace: bool) -> "Iterator[Run]":
-    from cluster.sim.ring import simulate
+    def observe(event: "Event") -> None:
+        if trace:
+            click.echo(words.line(event))
+        if svg is not None:
+            events.append(event)
 
-    if jobs == 1 or len(seeds) == 1:
-        for seed in seeds:
-            yield simulate(seed, operations, click.echo if trace else None)
-        return
-    with ProcessPoolExecutor(min(jobs, os.cpu_count() or 1)) as pool:
-        chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+    run = plan.run(seed, observe)
+    if svg is not None:
+        title = plan.replay(range(seed, seed + 1)) + (f": {run.verdict.value}" if run.what else "")
         try:
-            for done in as_completed([pool.submit(_simulate_some, chunk, operations) for chunk in chunks]):
-                yield from done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+            Path(svg).write_text(
+                spacetime.picture(events, manifest.sizes.servers, start, stop, title), encoding="utf-8"
+            )
+        except OSError as error:
+            raise click.UsageError(f"{svg}: cannot be written: {error.strerror}") from None
+    return run
 
 
-def _simulate_some(seeds: range, operations: int) -> "list[Run]":
-    from cluster.sim.ring import simulate
+def _shrunk(run: "Run") -> "Shrunk":
+    from cluster.sim.shrink import shrink
 
-    return [simulate(seed, operations) for seed in seeds]
+    def progress(tried: int, smaller: "Run") -> None:
+        if sys.stderr is not None and sys.stderr.isatty():
+            sizes = smaller.manifest.sizes
+            line = f"{tried} tried: seed {smaller.seed}, {sizes.operations} operations of {sizes.clients} clients"
+            click.echo(f"\r{line:<70}", nl=False, err=True)
+
+    found = shrink(run, progress)
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo("\r" + " " * 70 + "\r", nl=False, err=True)
+    return found
 
 
 def _progress(runs: "Iterable[Run]", total: int) -> "Iterator[Run]":
@@ -125,51 +181,3 @@ def _progress(runs: "Iterable[Run]", total: int) -> "Iterator[Run]":
         yield run
     if drawn != began:
         click.echo("\r" + " " * 70 + "\r", nl=False, err=True)
-
-
-def _answer(replay: str, runs: "list[Run]", operations: int, seconds: float) -> SimulatedRing:
-    digest = hashlib.sha256("".join(run.trace for run in runs).encode()).hexdigest()
-    return SimulatedRing(
-        replay=replay,
-        runs=len(runs),
-        operations=sum(run.operations for run in runs),
-        checked=sum(run.checked for run in runs),
-        steps=sum(run.steps for run in runs),
-        batches=sum(run.batches for run in runs),
-        crashes=sum(run.crashes for run in runs),
-        messages=sum(run.messages for run in runs),
-        lost=sum(run.lost for run in runs),
-        duplicated=sum(run.duplicated for run in runs),
-        virtual_seconds=round(sum(run.virtual_seconds for run in runs), 6),
-        seconds=round(seconds, 3),
-        seeds_per_second=round(len(runs) / max(seconds, 1e-9), 2),
-        trace=runs[0].trace if len(runs) == 1 else digest,
-        failures=[
-            FailedSeed(
-                seed=run.seed,
-                verdict=run.verdict.value,
-                what=run.what,
-                replay=_replay(range(run.seed, run.seed + 1), operations),
-                story=run.story,
-            )
-            for run in runs
-            if run.what
-        ],
-    )
-
-
-def _in_words(answer: SimulatedRing) -> str:
-    lines: list[str] = []
-    for place, failure in enumerate(answer.failures):
-        lines += ["", f"Seed {failure.seed}: {failure.verdict}: {failure.what.rstrip()}", f"  {failure.replay} --trace"]
-        if place == 0:
-            lines += ["  The last that happened:", *(f"  {line}" for line in failure.story[-STORY_LINES:])]
-    good = answer.runs - len(answer.failures)
-    lines += [
-        f"{good} of {answer.runs} runs as promised: {answer.operations} operations in {answer.batches} batches,"
-        f" {answer.checked} of them judged for linearizability.",
-        f"{answer.steps} events, {answer.messages} messages ({answer.lost} lost, {answer.duplicated} repeated),"
-        f" {answer.crashes} crashes, {answer.virtual_seconds:.0f} virtual seconds.",
-        f"{answer.seconds:.1f} s, {answer.seeds_per_second:.1f} seeds a second. Trace {answer.trace[:16]}",
-    ]
-    return "\n".join(lines)

@@ -7,6 +7,7 @@ the order of effects is the durability contract (bft.effects), and this disk kee
 import random
 from bisect import bisect_left, insort
 from collections.abc import Iterable
+from typing import Literal
 
 from bft.effects import Write
 
@@ -50,17 +51,31 @@ class Disk:
     def write(self, writes: Iterable[Write]) -> None:
         """Visible at once; durable, all together, after the next `sync`."""
         undo: _Undo = []
+        tables, keys = self._tables, self._keys
         for table, key, value in writes:
-            undo.append((table, key, self._set(table, key, value)))
+            entries = tables.get(table)
+            before = entries.get(key) if entries is not None else None
+            undo.append((table, key, before))
+            if entries is None or value is None or (before is None and table in keys):
+                self._set(table, key, value)
+            else:
+                entries[key] = value
         self._unsynced.append(undo)
 
     def sync(self) -> None:
         """All that was written is durable."""
         self._unsynced.clear()
 
-    def crash(self, choices: random.Random) -> int:
-        """The power goes: some prefix of what was not synced survives. Returns how many writes are lost."""
-        return self.lose(choices.choice((0, len(self._unsynced), choices.randint(0, len(self._unsynced)))))
+    def crash(self, choices: random.Random, survives: Literal["some", "none", "all"] = "some") -> int:
+        """The power goes: all of what was not synced survives, or none, or some prefix. Returns how much is lost."""
+        every = len(self._unsynced)
+        match survives:
+            case "all":
+                return self.lose(every)
+            case "none":
+                return self.lose(0)
+            case "some":
+                return self.lose(choices.choice((0, every, choices.randint(0, every))))
 
     def lose(self, kept: int) -> int:
         """As `crash`, of which the first `kept` writes survive."""
@@ -70,6 +85,26 @@ class Disk:
             for table, key, value in reversed(undo):
                 self._set(table, key, value)
         return len(lost)
+
+    def wipe(self) -> None:
+        """Everything is gone."""
+        self._tables.clear()
+        self._keys.clear()
+        self._unsynced.clear()
+
+    def flip(self, choices: random.Random) -> str | None:
+        """One bit turns over somewhere. Returns the table it was in, or None where there is nothing yet."""
+        tables = [table for table, entries in sorted(self._tables.items()) if any(entries.values())]
+        if not tables:
+            return None
+        table = choices.choice(tables)
+        entries = self._tables[table]
+        key = choices.choice([key for key in sorted(entries) if entries[key]])
+        value = bytearray(entries[key])
+        bit = choices.randrange(8 * len(value))
+        value[bit // 8] ^= 1 << bit % 8
+        entries[key] = bytes(value)
+        return table
 
     def _set(self, table: str, key: bytes, value: bytes | None) -> bytes | None:
         entries = self._tables.setdefault(table, {})

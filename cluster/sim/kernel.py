@@ -64,7 +64,7 @@ class Kernel(asyncio.BaseEventLoop):
     _stopping: bool
 
     def __init__(self, seed: int, max_steps: int = 2_000_000, max_seconds: float = 3600.0) -> None:
-        self.now = 0.0
+        self.now: float = 0.0
         """Virtual seconds since the run began."""
         self.seed = seed
         self.steps = 0

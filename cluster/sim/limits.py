@@ -3,51 +3,50 @@
 The constants are the protocol's own, in `bft` and in the client; a run sets them for itself and puts them back.
 """
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from bft import execution, requests
 from bft.tuning import DEFAULT, Tuning
+from cluster.faults.manifest import Manifest
 from pond.client import ring as client
 
 IMPATIENT_MARGIN_SECONDS = 2.0
-"""Above the error of any clock here."""
+"""How much longer than an impatient client waits its update may run, so that it expires within the run: above the error
+of any clock here."""
 
 
-class Limits(NamedTuple):
-    """Constants that a run may change, and bounds that it watches."""
+class Bounds(NamedTuple):
+    """What the watch holds servers to."""
 
-    tuning: Tuning
-    margin_seconds: float
-    """How much longer than its client waits an update may run."""
+    window: int
     queue: int
     states: int
     clock_error_seconds: float
+    """Between any two clocks."""
 
-    @classmethod
-    def drawn(cls, choices: random.Random, clock_error_seconds: float, impatient: bool) -> "Limits":
-        """As in production in a third of the runs, else small. Updates of impatient clients expire within the run."""
-        tuning = DEFAULT
-        if choices.random() < 0.67:
-            interval = choices.choice((2, 4, 8, 16))
-            tuning = Tuning(
-                interval=interval,
-                window=interval * choices.choice((2, 3, 4)),
-                retained=512,
-                pool=choices.choice((4, 16, 64)),
-                pipeline=choices.choice((1, 2, 4, 8)),
-            )
-        margin = IMPATIENT_MARGIN_SECONDS if impatient else client.MARGIN_SECONDS
-        return cls(tuning, margin, requests.QUEUE, execution.KEPT_STATES, clock_error_seconds)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within this, clients work with these constants."""
-        before = client.MARGIN_SECONDS
-        client.MARGIN_SECONDS = self.margin_seconds
-        try:
-            yield
-        finally:
-            client.MARGIN_SECONDS = before
+def tuning(manifest: Manifest) -> Tuning:
+    """Sizes that the ring of a run works with: production's, but for those that its manifest gives."""
+    limits = manifest.limits
+    given = {name: getattr(limits, name) for name in Tuning._fields}
+    return DEFAULT._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def bounds(manifest: Manifest) -> Bounds:
+    """Those of a run."""
+    window = tuning(manifest).window
+    return Bounds(window, requests.QUEUE, execution.KEPT_STATES, 2 * manifest.clock.error_seconds)
+
+
+@contextmanager
+def applied(manifest: Manifest) -> Iterator[None]:
+    """Within this, clients' updates expire when the run's should."""
+    before = client.MARGIN_SECONDS
+    if manifest.habits.patience_seconds is not None:
+        client.MARGIN_SECONDS = IMPATIENT_MARGIN_SECONDS
+    try:
+        yield
+    finally:
+        client.MARGIN_SECONDS = before

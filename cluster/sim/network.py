@@ -1,56 +1,27 @@
-"""A network that loses, delays, reorders and repeats messages, link by link, as the seed decides.
+"""A network that loses, delays, reorders, repeats and holds back messages, link by link, as the seed decides.
 
-Messages are bytes, encoded by their senders and decoded by their receivers as in production. Each direction of each
-link has its own delay and its own stream of choices, so what happens on one shifts nothing on another.
+Messages are bytes, encoded by their senders as in production. Each direction of each link has its own delay; each
+direction between servers, and each client, has its own stream of choices, so what happens to one shifts nothing for
+others. Servers have addresses from 0 up, clients below 0.
 """
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import log
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from math import exp, log
 
+from cluster.faults import manifest as faults
 from cluster.sim.kernel import Kernel
 from cluster.sim.trace import Trace
 
 Receive = Callable[[int, bytes], object]
 """Takes (address of the sender, message)."""
 
+TAIL = 1.5
+"""Exponent of the heavy-tailed distribution: its mean is finite, its variance is not."""
 
-@dataclass(frozen=True)
-class Conditions:
-    """What a network does to messages; rates are shares of 1."""
-
-    delay_seconds: float
-    """Mean of the least delay of a link: each has its own between half and one and a half of it."""
-    jitter_seconds: float
-    """Mean of what is added for each message, exponentially distributed: above the gaps between them, it reorders."""
-    loss: float = 0.0
-    duplication: float = 0.0
-    stall: float = 0.0
-    """How often a message is held back for `stall_seconds` on average, as behind a full queue."""
-    stall_seconds: float = 0.0
-    in_order: bool = False
-    """Whether a link keeps the order of its messages, as a stream does."""
-
-    @classmethod
-    def drawn(cls, choices: random.Random) -> "Conditions":
-        """Some faults on, others off, each weak or strong: a run with all of them at once would hide what one does."""
-        wide_area = choices.random() < 0.06
-        delay = choices.uniform(0.003, 0.02) if wide_area else choices.uniform(0.00005, 0.001)
-        in_order = choices.random() < 0.4
-        return cls(
-            delay_seconds=delay,
-            jitter_seconds=delay * (0.05 if in_order else choices.choice((0.05, 0.5, 2.0))),
-            loss=choices.choice((0.0, 0.0, 0.0, 0.01, 0.05, 0.2)),
-            duplication=choices.choice((0.0, 0.0, 0.02, 0.1, 0.3)),
-            stall=choices.choice((0.0, 0.0, 0.002, 0.02)),
-            stall_seconds=choices.choice((0.05, 0.3, 1.0)),
-            in_order=in_order,
-        )
-
-    def healed(self) -> "Conditions":
-        """The same distances, and nothing that goes wrong."""
-        return Conditions(self.delay_seconds, self.jitter_seconds, in_order=self.in_order)
+MOST = 1000.0
+"""Where that tail ends, in means: a healed network is to deliver within its time."""
 
 
 @dataclass
@@ -61,79 +32,179 @@ class Counters:
     delivered: int = 0
     lost: int = 0
     duplicated: int = 0
-    bytes: int = field(default=0, repr=False)
+    replayed: int = 0
+    overflowed: int = 0
 
 
 class _Link:
-    __slots__ = ("choices", "last", "least", "receive")
+    __slots__ = ("calm", "choose", "clogged_until", "cuts", "last", "least", "sender", "to", "under_way")
 
-    def __init__(self, choices: random.Random, least: float, receive: Receive) -> None:
-        self.choices = choices
+    def __init__(self, choices: random.Random, sender: int, to: int, least: float, calm: bool) -> None:
+        self.choose = choices.random
+        self.sender = sender
+        self.to = to
         self.least = least
+        self.calm = calm
+        """Whether it was healed."""
+        self.cuts = 0
+        """How many partitions go through it."""
         self.last = 0.0
-        self.receive = receive
+        self.clogged_until = 0.0
+        self.under_way = 0
 
 
 class Network:
-    """Carries bytes between addresses. `cut` takes links away and gives them back."""
+    """Carries bytes between addresses. `cut` takes links away and `mend` gives them back."""
 
-    def __init__(self, kernel: Kernel, conditions: Conditions, trace: Trace) -> None:
+    def __init__(self, kernel: Kernel, conditions: faults.Network, trace: Trace) -> None:
         self.counters = Counters()
         self._kernel = kernel
         self._conditions = conditions
         self._trace = trace
         self._receivers: dict[int, Receive] = {}
+        self._streams: dict[str, random.Random] = {}
         self._links: dict[tuple[int, int], _Link] = {}
-        self._cut: set[tuple[int, int]] = set()
+        self._calm: Set[int] = frozenset()
+        self._jitter_seconds = conditions.jitter_seconds
+        self._spread = SPREADS[conditions.distribution]
+        self._stalls = conditions.stalls
+        self._in_order = conditions.in_order
+        self._repeats = bool(conditions.duplication) or conditions.replays is not None
 
     def attach(self, address: int, receive: Receive) -> None:
-        """Messages to `address` go to `receive`."""
+        """From now on messages to `address` go to `receive`."""
         self._receivers[address] = receive
 
+    def detach(self, address: int) -> None:
+        """Nobody is there: what arrives is lost."""
+        del self._receivers[address]
+
+    def __contains__(self, address: int) -> bool:
+        """Whether somebody is there."""
+        return address in self._receivers
+
     def cut(self, sender: int, to: int) -> None:
-        """Nothing passes from one address to another until `mend`."""
-        self._cut.add((sender, to))
+        """Nothing passes from one address to another until it is mended as often as it was cut."""
+        self._link(sender, to).cuts += 1
 
     def mend(self, sender: int, to: int) -> None:
-        """Undo `cut`."""
-        self._cut.discard((sender, to))
+        """Undo one `cut`."""
+        link = self._link(sender, to)
+        link.cuts = max(0, link.cuts - 1)
 
-    def heal(self) -> None:
-        """From now on everything arrives, once."""
-        self._conditions = self._conditions.healed()
-        self._cut.clear()
+    def clog(self, sender: int, to: int, seconds: float) -> None:
+        """What is sent in the next seconds arrives after them."""
+        self._link(sender, to).clogged_until = self._kernel.now + seconds
+
+    def heal(self, servers: Set[int]) -> None:
+        """From now on everything among these servers and all clients arrives, once and within its time."""
+        self._calm = servers
+        for (sender, to), link in self._links.items():
+            if not link.calm and self._is_calm(sender, to):
+                link.calm, link.cuts, link.clogged_until = True, 0, 0.0
+
+    def _is_calm(self, sender: int, to: int) -> bool:
+        return bool(self._calm) and (sender < 0 or sender in self._calm) and (to < 0 or to in self._calm)
 
     def send(self, sender: int, to: int, data: bytes) -> None:
         """Put a message on its way, or lose it."""
         link = self._links.get((sender, to)) or self._link(sender, to)
-        conditions, counters = self._conditions, self.counters
-        counters.sent += 1
-        counters.bytes += len(data)
-        choose = link.choices.random
-        if (sender, to) in self._cut or (conditions.loss and choose() < conditions.loss):
-            counters.lost += 1
+        self.counters.sent += 1
+        if link.calm:
+            self._put(link, data, self._delay(link))
+        elif link.cuts or self._loses(link):
+            self.counters.lost += 1
             self._trace.note("lost", sender, to, data)
-            return
-        self._put(link, sender, data)
+        else:
+            self._put(link, data, self._rough_delay(link))
+            if self._repeats:
+                self._repeat(link, data)
+
+    def _loses(self, link: _Link) -> bool:
+        conditions = self._conditions
+        if conditions.loss and link.choose() < conditions.loss:
+            return True
+        if conditions.queue is not None and link.under_way >= conditions.queue:
+            self.counters.overflowed += 1
+            return True
+        return False
+
+    def _repeat(self, link: _Link, data: bytes) -> None:
+        conditions, choose = self._conditions, link.choose
         if conditions.duplication and choose() < conditions.duplication:
-            counters.duplicated += 1
-            self._put(link, sender, data)
+            self.counters.duplicated += 1
+            self._put(link, data, self._rough_delay(link))
+        replays = conditions.replays
+        if replays is not None and choose() < replays.share:
+            self.counters.replayed += 1
+            seconds = self._delay(link) - log(1.0 - choose()) * replays.seconds
+            link.under_way += 1
+            self._kernel.after(seconds, self._deliver, link, data, self._kernel.now)
 
     def _link(self, sender: int, to: int) -> _Link:
-        choices = self._kernel.random(f"link {sender} {to}")
-        least = self._conditions.delay_seconds * choices.uniform(0.5, 1.5)
-        link = self._links[sender, to] = _Link(choices, least, self._receivers[to])
+        link = self._links.get((sender, to))
+        if link is None:
+            choices = self._stream(sender, to)
+            least = self._distance(sender, to) * choices.uniform(0.5, 1.5)
+            link = self._links[sender, to] = _Link(choices, sender, to, least, self._is_calm(sender, to))
         return link
 
-    def _put(self, link: _Link, sender: int, data: bytes) -> None:
-        conditions, choose = self._conditions, link.choices.random
-        when = self._kernel.now + link.least - log(1.0 - choose()) * conditions.jitter_seconds
-        if conditions.stall and choose() < conditions.stall:
-            when -= log(1.0 - choose()) * conditions.stall_seconds
-        if conditions.in_order:
-            when = link.last = max(when, link.last)
-        self._kernel.at(when, self._deliver, link, sender, data)
+    def _stream(self, sender: int, to: int) -> random.Random:
+        name = f"link {sender} {to}" if min(sender, to) >= 0 else f"links {min(sender, to)}"
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = self._kernel.random(name)
+        return stream
 
-    def _deliver(self, link: _Link, sender: int, data: bytes) -> None:
+    def _distance(self, sender: int, to: int) -> float:
+        table = self._conditions.table_seconds
+        if table is None:
+            return self._conditions.delay_seconds
+        return table[max(sender, 0) % len(table)][max(to, 0) % len(table)]
+
+    def _delay(self, link: _Link) -> float:
+        return link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds
+
+    def _rough_delay(self, link: _Link) -> float:
+        seconds = link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds
+        stalls = self._stalls
+        if stalls is not None and link.choose() < stalls.share:
+            seconds -= log(1.0 - link.choose()) * stalls.seconds
+        if link.clogged_until:
+            seconds += max(0.0, link.clogged_until - self._kernel.now)
+        return seconds
+
+    def _put(self, link: _Link, data: bytes, seconds: float) -> None:
+        now = self._kernel.now
+        when = now + seconds
+        if self._in_order:
+            when = link.last = max(when, link.last)
+        link.under_way += 1
+        self._kernel.at(when, self._deliver, link, data, now)
+
+    def _deliver(self, link: _Link, data: bytes, sent: float) -> None:
+        link.under_way -= 1
+        to = link.to
+        receive = self._receivers.get(to)
+        if receive is None:
+            self._trace.note("down", link.sender, to, data, sent)
+            return
         self.counters.delivered += 1
-        link.receive(sender, data)
+        self._trace.note("message", link.sender, to, data, sent)
+        receive(link.sender, data)
+
+
+def _exponential(chance: float) -> float:
+    return -log(chance)
+
+
+def _uniform(chance: float) -> float:
+    return 2 * chance
+
+
+def _heavy_tailed(chance: float) -> float:
+    return min(exp(-log(chance) / TAIL) - 1, MOST) * (TAIL - 1)
+
+
+SPREADS = {"exponential": _exponential, "uniform": _uniform, "heavy-tailed": _heavy_tailed}
+"""Distributions of mean 1, each from a number above 0 and up to 1."""

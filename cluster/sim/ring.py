@@ -1,20 +1,23 @@
-"""A ring under faults: real servers and real clients on virtual time, all of it decided by one seed.
+"""A ring under faults: real servers and real clients on virtual time. Seed and manifest are one run, on any machine.
 
-In the first phase the network misbehaves and up to f backups at a time crash and come back; then everything is healed,
-and every operation must complete and all servers must reach one state. Safety is looked at after every step
-(`cluster.sim.watch`), and what the clients saw when all is over (`cluster.check`). The primary goes down only with all
-others, when the power fails: without view changes nobody could follow it.
+In the first phase anything that the manifest names goes wrong, and safety must hold all the same. Then a core quorum is
+healed while the rest stays broken, and every operation must complete; in the end, in most runs, all is healed and all
+correct servers must reach one state. Safety is looked at after every step (`cluster.sim.watch`), and what the clients
+saw when all is over (`cluster.check`).
 """
 
 import asyncio
 import hashlib
-import random
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from time import perf_counter
+
+import msgspec
 
 from bft.membership import Membership
 from bft.replica import Replica
@@ -25,17 +28,20 @@ from bft.threshold import Frost, ThresholdScheme, deal
 from bft.types import Epoch, ReplicaId
 from cluster.check import linearizability
 from cluster.check.history import Illegal
+from cluster.faults.liars import LyingServer, Means
+from cluster.faults.manifest import Manifest
+from cluster.sim import limits
 from cluster.sim.cheap import CheapScheme, CheapSigner, CheapVerifier, Ledger, NonceReused
 from cluster.sim.kernel import Kernel, OutOfTime, Stuck
-from cluster.sim.limits import Limits
-from cluster.sim.network import Conditions, Network
-from cluster.sim.server import Server
+from cluster.sim.network import Network
+from cluster.sim.server import DECODED, Server, decode_message, decode_question
 from cluster.sim.server import Surroundings as ServerSurroundings
 from cluster.sim.shared import SharedService, shared_work
-from cluster.sim.trace import Trace
+from cluster.sim.trace import Observe, Trace
 from cluster.sim.watch import Violation, Watch
-from cluster.sim.words import words
-from cluster.sim.workload import Client, Habits, Principal, Replayer
+from cluster.sim.weather import Weather, choose_faulty
+from cluster.sim.words import line
+from cluster.sim.workload import Client, Principal, Replayer
 from cluster.sim.workload import Surroundings as ClientSurroundings
 from pond.model.tables import BLOCKS
 from pond.model.update import decode, named_blocks
@@ -53,11 +59,12 @@ UNSHARED_EVERY = 20
 """In one seed of so many each server does all of its work itself (`cluster.sim.shared`)."""
 
 HEALED_SECONDS = 120.0
-"""Virtual seconds in which a healed ring must have done all that was asked of it."""
-
-MOST_CLOCK_ERROR_SECONDS = 1.5
+"""Virtual seconds in which a healed quorum must have done all that was asked of it."""
 
 REPLAYER = -1000
+
+COUNTED_ELSEWHERE = frozenset({"message", "refused", "synced"})
+"""Events that are counted in more detail where they happen."""
 
 
 class Verdict(Enum):
@@ -74,6 +81,7 @@ class Run:
     """What came of one seed."""
 
     seed: int
+    manifest: Manifest
     verdict: Verdict = Verdict.OK
     what: str = ""
     """What broke, in one paragraph; empty when nothing did."""
@@ -92,91 +100,54 @@ class Run:
     seconds: float = 0.0
     trace: str = ""
     """Hash of all that happened."""
-
-
-@dataclass(frozen=True)
-class Weather:
-    """Which servers fail, how often and for how long; means in virtual seconds."""
-
-    servers: int
-    real_keys: bool
-    unshared: bool
-    """Whether each server does all work itself."""
-    pickup_seconds: float
-    """From a message's arrival until its server looks: what comes meanwhile is taken with it."""
-    sync_seconds: float
-    head_start_seconds: float
-    """When clients begin: before or after the ring's first batch, an empty one after a second."""
-    phase_seconds: float
-    """How long faults go on, at most."""
-    crash_every_seconds: float
-    """0: no crashes."""
-    most_crashes: int
-    down_seconds: float
-    power_fails: bool
-    """Whether all servers go down at once, the primary too, in the middle of what they do."""
-    cut_every_seconds: float
-    """0: no links are cut."""
-    cut_seconds: float
-    clock_jumps: bool
-    careless_primary: bool
-    """Whether the primary orders requests again that have run, as a liar may."""
-
-    @classmethod
-    def drawn(cls, seed: int, choices: random.Random) -> "Weather":
-        """Each kind of fault on in some runs and off in others."""
-        pace = choices.choice((0.02, 0.1, 0.5))
-        return cls(
-            servers=7 if choices.random() < 0.08 else 4,
-            real_keys=seed % REAL_KEYS_EVERY == 0,
-            unshared=seed % UNSHARED_EVERY == 0,
-            pickup_seconds=choices.choice((0.00003, 0.0002, 0.0005)),
-            sync_seconds=choices.choice((0.0001, 0.0005, 0.005)),
-            head_start_seconds=choices.choice((0.0, 1.2, 1.2, 1.2)),
-            phase_seconds=choices.uniform(0.3, 4.0),
-            crash_every_seconds=pace if choices.random() < 0.7 else 0.0,
-            most_crashes=choices.choice((1, 3, 10)),
-            down_seconds=choices.choice((0.01, 0.1, 0.6)),
-            power_fails=choices.random() < 0.15,
-            cut_every_seconds=pace if choices.random() < 0.4 else 0.0,
-            cut_seconds=choices.choice((0.01, 0.1, 0.6)),
-            clock_jumps=choices.random() < 0.3,
-            careless_primary=choices.random() < 0.15,
-        )
+    reached: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(kind, name) of all that came up, and how often (`cluster.sim.coverage`)."""
 
 
 class Scenario:
     """One seed's ring, its clients and its faults."""
 
-    def __init__(self, seed: int, operations: int, show: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seed: int, manifest: Manifest, observe: Observe | None = None) -> None:
         self.seed = seed
-        self.operations = operations
+        self.manifest = manifest
+        self.real_keys = seed % REAL_KEYS_EVERY == 0
+        self.unshared = seed % UNSHARED_EVERY == 0
         self.kernel = Kernel(seed)
-        choices = self.kernel.random("scenario")
-        self.weather = Weather.drawn(seed, choices)
-        self.habits = Habits.drawn(choices)
-        self.limits = Limits.drawn(choices, 2 * MOST_CLOCK_ERROR_SECONDS, self.habits.impatient)
-        self.trace = Trace(self.kernel.time, words, show)
-        self.network = Network(self.kernel, Conditions.drawn(choices), self.trace)
-        self.crashes = 0
-        self._choices = self.kernel.random("faults")
-        self._service = None if self.weather.unshared else SharedService(Service())
+        self.trace = Trace(self.kernel, observe)
+        self.network = Network(self.kernel, manifest.network, self.trace)
+        self.faulty = choose_faulty(manifest, self.kernel)
+        self._service = None if self.unshared else SharedService(Service())
         self._keys()
-        self.watch = Watch(self.membership, self._verifier, self.limits, self._right_time)
-        around = ServerSurroundings(
-            self.kernel, self.network, self.trace, self.watch, self.weather.servers, EPOCH_SECONDS
+        self.reached: Counter[tuple[str, str]] = Counter()
+        self.watch = Watch(
+            self.membership,
+            self._verifier,
+            limits.bounds(manifest),
+            self._right_time,
+            self.reached,
+            self.faulty.servers,
         )
+        around = ServerSurroundings(
+            self.kernel,
+            self.network,
+            self.trace,
+            self.watch,
+            manifest.sizes.servers,
+            EPOCH_SECONDS,
+            manifest.disk,
+            manifest.process.pickup_seconds,
+            self.reached,
+            decode_message if self.unshared else lru_cache(DECODED)(decode_message),
+            decode_question if self.unshared else lru_cache(DECODED)(decode_question),
+        )
+        clocks, error = self.kernel.random("clocks"), manifest.clock.error_seconds
         self.servers = [
-            Server(
-                ReplicaId(identity),
-                around,
-                self._make_core,
-                self.weather.pickup_seconds,
-                self.weather.sync_seconds,
-                choices.uniform(-MOST_CLOCK_ERROR_SECONDS, MOST_CLOCK_ERROR_SECONDS),
-            )
-            for identity in range(self.weather.servers)
+            Server(ReplicaId(identity), around, self._make_core, clocks.uniform(-error, error))
+            for identity in range(manifest.sizes.servers)
         ]
+        if self.faulty.rotten is not None:
+            self.servers[self.faulty.rotten].rotten = True
+        self.weather = Weather(manifest, self.kernel, self.network, self.trace, self.servers, self.faulty)
         self._make_clients()
 
     def _right_time(self) -> int:
@@ -185,30 +156,32 @@ class Scenario:
     # --- who takes part --------------------------------------------------------------------------------------------
 
     def _keys(self) -> None:
-        size = self.weather.servers
-        weak = (size - 1) // 3 + 1
+        size = self.manifest.sizes.servers
+        weak = self.manifest.faults + 1
         ring_id = hashlib.sha256(b"simulated ring %d" % self.seed).digest()
         self._signers = [self._signer(b"server %d" % identity) for identity in range(size)]
         self._verifier: Verifier = CheapVerifier()
         self._schemes: list[Callable[[], ThresholdScheme]]
-        if self.weather.real_keys:
+        if self.real_keys:
             self._verifier = Ed25519Verifier()
             material = self.kernel.random("dealer").randbytes(64 * weak)
             public, shares = deal(Secret(material), size, weak)
             ring_key = public.group_public_key
             self._schemes = [lambda share=share: Frost(share, public) for share in shares]  # type: ignore[misc]
         else:
-            ledger = Ledger()
+            ledger, unwatched = Ledger(), Ledger(strict=False)
             ring_key = CheapScheme(1, weak, size, b"ring", ledger).group_public_key
             self._schemes = [
-                lambda number=number: CheapScheme(number, weak, size, b"ring", ledger)  # type: ignore[misc]
-                for number in range(1, size + 1)
+                lambda number=identity + 1, used=unwatched if identity in self.faulty.servers else ledger: (  # type: ignore[misc]
+                    CheapScheme(number, weak, size, b"ring", used)
+                )
+                for identity in range(size)
             ]
         self.membership = Membership(ring_id, Epoch(1), ring_key, tuple(signer.public_key for signer in self._signers))
 
     def _signer(self, name: bytes) -> Signer:
         seed = hashlib.sha256(b"%d " % self.seed + name).digest()
-        return Ed25519Signer(Secret(seed)) if self.weather.real_keys else CheapSigner(seed)
+        return Ed25519Signer(Secret(seed)) if self.real_keys else CheapSigner(seed)
 
     def _make_core(self, server: Server) -> RingServer:
         identity = server.identity
@@ -218,25 +191,29 @@ class Scenario:
             self._signers[identity],
             self._verifier,
             self._schemes[identity](),
-            self.watch.service(self._service or Service()),
+            self.watch.service(server, self._service or Service()),
             server.disk,
-            self.limits.tuning,
+            limits.tuning(self.manifest),
         )
-        if self.weather.careless_primary and identity == 0:
+        if self.manifest.careless_primary:
             replica.replies.knows = lambda request: False  # type: ignore[method-assign]
             replica.replies.answer_known = lambda *about: None  # type: ignore[method-assign]
-        return RingServer(replica)
+        lie = self.faulty.liars.get(identity)
+        if lie is None:
+            return RingServer(replica)
+        choices = self.kernel.random(f"liar {identity} {server.starts}")
+        return LyingServer(lie, Means(replica, self.membership, self._signers[identity], choices))
 
     def _make_clients(self) -> None:
-        habits = self.habits
+        sizes, habits = self.manifest.sizes, self.manifest.habits
         principals = tuple(
             Principal(
                 self._signer(b"principal %d" % number),
-                tuple(hashlib.sha256(b"object %d" % tag).digest() for tag in range(habits.objects)),
+                tuple(hashlib.sha256(b"object %d" % tag).digest() for tag in range(sizes.objects)),
             )
-            for number in range(habits.principals)
+            for number in range(sizes.principals)
         )
-        self._replayer = Replayer(self.kernel, self.network, self.weather.servers, habits.replays, REPLAYER)
+        self._replayer = Replayer(self.kernel, self.network, sizes.servers, habits.replays, REPLAYER)
         around = ClientSurroundings(
             self.kernel,
             self.network,
@@ -249,132 +226,54 @@ class Scenario:
             self._right_time,
             self._replayer.overhear,
         )
-        self.clients = [Client(number, around) for number in range(habits.clients)]
+        self.clients = [Client(number, around) for number in range(sizes.clients)]
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
     async def play(self) -> None:
-        """Both phases. Raises Violation or Stuck."""
+        """All phases. Raises Violation or Stuck."""
+        sizes, ending = self.manifest.sizes, self.manifest.ending
         for server in self.servers:
             server.start()
-        await self._wait(self.weather.head_start_seconds)
-        shares = [self.operations // len(self.clients)] * len(self.clients)
-        for extra in range(self.operations % len(self.clients)):
-            shares[extra] += 1
+        await self._wait(self.manifest.habits.head_start_seconds)
+        each, extra = divmod(sizes.operations, len(self.clients))
         clients = [
-            self.kernel.create_task(client.run(share)) for client, share in zip(self.clients, shares, strict=True)
+            self.kernel.create_task(client.run(each + (number < extra))) for number, client in enumerate(self.clients)
         ]
-        self._begin_faults()
-        await asyncio.wait(clients, timeout=self.weather.phase_seconds, return_when=asyncio.FIRST_EXCEPTION)
-        self._heal()
+        self.weather.begin()
+        await asyncio.wait(clients, timeout=sizes.phase_seconds, return_when=asyncio.FIRST_EXCEPTION)
+        core = self.weather.choose_core()
+        self.weather.shelter(core)
+        self.weather.abandon(server.identity for server in self.servers if server.identity not in core)
         done, late = await asyncio.wait(clients, timeout=HEALED_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
         for client in clients:
             if client in done:
                 client.result()
         if late:
             count = sum(client.done for client in self.clients)
-            raise OutOfTime(f"{self.operations - count} operations not done {HEALED_SECONDS:g} s after all was healed")
-        await self._converge()
+            raise OutOfTime(
+                f"{sizes.operations - count} operations not done {HEALED_SECONDS:g} s after servers {sorted(core)} were"
+                " healed"
+            )
+        await self._converge(core)
+        correct = frozenset(range(sizes.servers)) - self.faulty.servers
+        if ending.converge and core != correct:
+            self.weather.shelter(correct)
+            await self._converge(correct)
 
-    def _begin_faults(self) -> None:
-        self._healed = False
-        weather = self.weather
-        if weather.crash_every_seconds:
-            self._later(weather.crash_every_seconds, self._crash_some_server)
-        if weather.power_fails:
-            self._later(0.2, self._fail_power)
-        if weather.cut_every_seconds:
-            self._later(weather.cut_every_seconds, self._cut_some_link)
-        if weather.clock_jumps:
-            self._later(0.2, self._jump_some_clock)
-
-    def _later(self, mean_seconds: float, callback: Callable[[], object]) -> None:
-        self.kernel.after(self._choices.expovariate(1.0) * mean_seconds, callback)
-
-    def _crash_some_server(self) -> None:
-        if self._healed or self.crashes == self.weather.most_crashes:
-            return
-        self._later(self.weather.crash_every_seconds, self._crash_some_server)
-        choices = self._choices
-        server = self.servers[choices.randrange(len(self.servers))]
-        down = sum(not other.up or other.dying for other in self.servers)
-        if not server.up or server.dying or down >= self.membership.faults:
-            return
-        self.crashes += 1
-        if choices.random() < 0.5:
-            server.die()
-        else:
-            server.die_within(choices.randrange(12))
-        self._later(self.weather.down_seconds, lambda: self._restart(server))
-
-    def _fail_power(self) -> None:
-        if self._healed:
-            return
-        self.trace.note("power fails")
-        for server in self.servers:
-            if server.up:
-                self.crashes += 1
-                server.die()
-            self._later(self.weather.down_seconds, lambda server=server: self._restart(server))  # type: ignore[misc]
-
-    def _restart(self, server: Server) -> None:
-        server.spare()
-        if not server.up:
-            server.start()
-
-    def _cut_some_link(self) -> None:
-        if self._healed:
-            return
-        self._later(self.weather.cut_every_seconds, self._cut_some_link)
-        choices = self._choices
-        one, other = choices.sample(range(len(self.servers)), 2)
-        links = [(one, other)]
-        match choices.randrange(4):
-            case 0:
-                links.append((other, one))
-            case 1:
-                links = [(one, peer) for peer in range(len(self.servers)) if peer != one]
-            case 2:
-                links = [(-1 - choices.randrange(len(self.clients)), one)]
-        for sender, to in links:
-            self.network.cut(sender, to)
-            self.trace.note("cut", sender, to)
-        self._later(self.weather.cut_seconds, lambda: self._mend(links))
-
-    def _mend(self, links: list[tuple[int, int]]) -> None:
-        for sender, to in links:
-            self.network.mend(sender, to)
-
-    def _jump_some_clock(self) -> None:
-        if self._healed:
-            return
-        self._later(0.2, self._jump_some_clock)
-        choices = self._choices
-        server = choices.choice(self.servers)
-        server.clock_offset_seconds = choices.uniform(-MOST_CLOCK_ERROR_SECONDS, MOST_CLOCK_ERROR_SECONDS)
-        self.trace.note("clock", server.identity, server.clock_offset_seconds)
-
-    def _heal(self) -> None:
-        self._healed = True
-        self.trace.note("healed")
-        self.network.heal()
-        for server in self.servers:
-            self._restart(server)
-
-    async def _converge(self) -> None:
-        """All servers run all that any of them has run, and hold what every version needs."""
-        target = max(server.core.replica.execution.executed for server in self.servers)
+    async def _converge(self, members: Iterable[int]) -> None:
+        """These servers run all that any of them has run, and hold what every version needs."""
+        servers = [self.servers[identity] for identity in sorted(members)]
+        target = max(server.core.replica.execution.executed for server in servers)
         deadline = self.kernel.now + HEALED_SECONDS
         while True:
-            behind = [server.identity for server in self.servers if server.core.replica.execution.executed < target]
+            behind = [server.identity for server in servers if server.core.replica.execution.executed < target]
             if not behind:
                 break
             if self.kernel.now > deadline:
-                raise OutOfTime(
-                    f"servers {behind} have not run batch {target} {HEALED_SECONDS:g} s after all was healed"
-                )
+                raise OutOfTime(f"servers {behind} have not run batch {target} {HEALED_SECONDS:g} s after they healed")
             await self._wait(0.05)
-        for server in self.servers:
+        for server in servers:
             self._check_state(server)
 
     async def _wait(self, seconds: float) -> None:
@@ -389,7 +288,9 @@ class Scenario:
         for ran in self.watch.ordered.values():
             if ran.sequence > execution.executed or ran.outcome.status is not Status.COMMITTED:
                 continue
-            for guid in named_blocks(decode(ran.operation)):
+            asked = decode(ran.operation)
+            clause = asked.clauses[ran.outcome.clause or 0]
+            for guid in named_blocks(msgspec.structs.replace(asked, clauses=[clause])):
                 if server.disk.size(BLOCKS, guid) is None:
                     raise Violation(f"rule 2: server {server.identity} lacks block {guid.hex()[:8]} of a version")
             before = newest.setdefault(ran.outcome.aguid, ran.outcome)
@@ -411,18 +312,14 @@ class Scenario:
         return len([operation for client in self.clients for operation in client.history])
 
 
-def simulate(seed: int, operations: int = 200, show: Callable[[str], None] | None = None) -> Run:
-    """Run one seed to its end, whatever that is."""
+def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> Run:
+    """Run one seed to its end, whatever that is. Raises ManifestError when it cannot be run."""
     began = perf_counter()
-    scenario = Scenario(seed, operations, show)
-    run = Run(seed)
-    with scenario.limits.applied(), nullcontext() if scenario.weather.unshared else shared_work():
+    scenario = Scenario(seed, manifest, observe)
+    run = Run(seed, manifest)
+    with limits.applied(manifest), nullcontext() if scenario.unshared else shared_work():
         try:
-            try:
-                scenario.kernel.run_until_complete(scenario.play())
-                run.checked = scenario.check()
-            finally:
-                scenario.kernel.close()
+            run.checked = _play(scenario)
         except (Violation, NonceReused) as violation:
             run.verdict, run.what = Verdict.SAFETY, str(violation)
         except Stuck as stuck:
@@ -430,14 +327,30 @@ def simulate(seed: int, operations: int = 200, show: Callable[[str], None] | Non
         except Exception:
             run.verdict, run.what = Verdict.CRASH, traceback.format_exc()
     if run.verdict is not Verdict.OK:
-        run.story = scenario.trace.story()
+        run.story = list(map(line, scenario.trace.story()))
     counters = scenario.network.counters
     run.operations = sum(client.done for client in scenario.clients)
     run.steps = scenario.kernel.steps
     run.batches = len(scenario.watch.claims)
-    run.crashes = scenario.crashes
+    run.crashes = scenario.weather.crashes
     run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
     run.virtual_seconds = scenario.kernel.now
     run.trace = scenario.trace.digest
+    run.reached = scenario.reached
+    happened = scenario.trace.counts.items()
+    run.reached.update({("event", what): count for what, count in happened if what not in COUNTED_ELSEWHERE})
     run.seconds = perf_counter() - began
     return run
+
+
+def _play(scenario: Scenario) -> int:
+    """How many operations were judged. An interrupt leaves the kernel as it is: it stands in the middle of some task,
+    which cannot be brought to its end in order."""
+    try:
+        scenario.kernel.run_until_complete(scenario.play())
+        judged = scenario.check()
+    except Exception:
+        scenario.kernel.close()
+        raise
+    scenario.kernel.close()
+    return judged

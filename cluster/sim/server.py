@@ -4,14 +4,28 @@ It does what `pond.node.server` does: decodes what arrived together, steps the c
 of it, and sends only then what follows a `Persist`. The same encoders and decoders stand at its edge.
 """
 
+from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from bft.effects import Broadcast, Effect, NeedRandom, Persist, Rejected, Send, SetTimer, Store, Timer
+from bft.effects import (
+    Broadcast,
+    Effect,
+    Mark,
+    NeedRandom,
+    NewCertificate,
+    Persist,
+    Rejected,
+    Send,
+    SetTimer,
+    Store,
+    Timer,
+)
 from bft.messages import Message
 from bft.types import AgreedTime, ReplicaId
+from cluster.faults import manifest as faults
 from cluster.sim.disk import Disk
 from cluster.sim.kernel import Kernel
 from cluster.sim.network import Network
@@ -22,9 +36,18 @@ from pond.protocol import Question
 LAZY_SYNC_SECONDS = 1.0
 """How long what was stored without being persisted waits for a sync of its own."""
 
-_messages = msgspec.msgpack.Decoder(Message)
-_questions = msgspec.msgpack.Decoder(Question)
+INBOX = 4096
+"""What may wait for a process that is paused or slow; above it, messages are lost as in a full socket."""
+
+DECODED = 256
+"""Messages whose decoding is shared: those of one broadcast are the same bytes, and are received soon after another."""
+
+decode_message: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
+decode_question: Callable[[bytes], Question] = msgspec.msgpack.Decoder(Question).decode
 _encode = msgspec.msgpack.Encoder().encode
+
+_PEER, _CLIENT, _TIMER, _RANDOM = range(4)
+_SENDING = frozenset((Send, Broadcast, ToClient))
 
 Effects = list[Effect | ToClient]
 
@@ -40,8 +63,8 @@ class Watcher(Protocol):
         """A client's question is about to be taken."""
         ...
 
-    def stepped(self, server: "Server", effects: Effects) -> None:
-        """One step was taken; nothing of it has been performed."""
+    def certified(self, server: "Server", effect: NewCertificate) -> None:
+        """A step took a certificate."""
         ...
 
     def leaving(self, server: "Server", effect: Send | Broadcast | ToClient) -> None:
@@ -63,6 +86,12 @@ class Surroundings(NamedTuple):
     servers: int
     epoch_seconds: int
     """What the right clock shows when the run begins."""
+    disk: faults.Disk
+    pickup_seconds: float
+    reached: Counter[tuple[str, str]]
+    """(kind, name) of what came up: messages, refusals, points in the life of a batch."""
+    decode_message: Callable[[bytes], Message]
+    decode_question: Callable[[bytes], Question]
 
 
 class Server:
@@ -73,24 +102,26 @@ class Server:
         identity: ReplicaId,
         around: Surroundings,
         make_core: Callable[["Server"], RingServer],
-        pickup_seconds: float,
-        sync_seconds: float,
         clock_offset_seconds: float,
     ) -> None:
         self.identity = identity
         self.disk = Disk()
         self.clock_offset_seconds = clock_offset_seconds
         """How far this server's clock is from the right time."""
+        self.slowness = 1.0
+        """Factor on the time from a message's arrival until this process looks."""
+        self.disk_slowness = 1.0
+        self.rotten = False
+        """Whether its disk changes what it holds: what such a server runs into is no bug of ours."""
         self.starts = 0
         self._core: RingServer | None = None
         self._around = around
         self._kernel = around.kernel
         self._make_core = make_core
-        self._pickup_seconds = pickup_seconds
-        self._sync_seconds = sync_seconds
         self._choices = around.kernel.random(f"server {identity}")
         self._peers = [ReplicaId(peer) for peer in range(around.servers) if peer != identity]
-        self._inbox: list[Callable[[RingServer], Effects]] = []
+        self._inbox: list[tuple[int, int, Any]] = []
+        """(what it is, its sender, if it has one, and what it brings)."""
         self._outbox: list[Send | Broadcast | ToClient] = []
         self._free = 0
         """How much of the outbox came before the first `Persist`."""
@@ -98,7 +129,12 @@ class Server:
         self._busy = False
         self._lazy = False
         self._dies_after: int | None = None
-        around.network.attach(identity, self._receive)
+        self._paused = False
+        self._missed: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        """What a paused process will do as soon as it goes on."""
+        self._failing = ""
+        """How the disk fails: at the next use the process steps aside."""
+        self._frozen_at: float | None = None
 
     # --- life and death --------------------------------------------------------------------------------------------
 
@@ -113,10 +149,15 @@ class Server:
         assert self._core is not None, f"server {self.identity} is down"
         return self._core
 
+    @property
+    def dying(self) -> bool:
+        """Whether it is about to die."""
+        return self._dies_after is not None or self._failing != ""
+
     def now(self) -> AgreedTime:
         """This server's wall clock, in microseconds."""
-        seconds = self._around.epoch_seconds + self._kernel.now + self.clock_offset_seconds
-        return AgreedTime(int(seconds * 1_000_000))
+        since = self._kernel.now if self._frozen_at is None else self._frozen_at
+        return AgreedTime(int((self._around.epoch_seconds + since + self.clock_offset_seconds) * 1_000_000))
 
     def start(self) -> None:
         """Start the process on what the disk holds."""
@@ -124,23 +165,26 @@ class Server:
         self.starts += 1
         self._around.trace.note("start", self.identity)
         self._inbox, self._outbox = [], []
-        self._must_sync = self._busy = self._lazy = False
+        self._must_sync = self._busy = self._lazy = self._paused = False
+        self._missed.clear()
+        self._failing = ""
         self._free = 0
         self._core = self._make_core(self)
-        effects = self._core.started(self.now(), self._choices.randbytes(16))
+        try:
+            effects = self._core.started(self.now(), self._choices.randbytes(16))
+        except Exception as error:
+            self._give_up(error)
+            return
+        self._around.network.attach(self.identity, self._receive)
         self._around.watcher.started(self)
         self._busy = True
         self._gather(effects)
         self._finish()
 
-    @property
-    def dying(self) -> bool:
-        """Whether `die_within` is at work."""
-        return self._dies_after is not None
-
     def spare(self) -> None:
-        """Undo `die_within`, if it is not too late."""
+        """Undo what was to make it die, if it is not too late."""
         self._dies_after = None
+        self._failing = ""
 
     def die_within(self, effects: int) -> None:
         """The process dies once it has sent so many more messages, before the next."""
@@ -151,53 +195,112 @@ class Server:
         assert self._core is not None, f"server {self.identity} dies while it is down"
         self._core = None
         self._dies_after = None
-        lost = self.disk.crash(self._choices)
+        self._around.network.detach(self.identity)
+        lost = self.disk.crash(self._choices, self._around.disk.unsynced)
         self._around.trace.note("crash", self.identity, lost)
+
+    def pause(self) -> None:
+        """The process stands still; what it would do waits, and so does what is sent to it."""
+        self._paused = True
+        self._around.trace.note("pause", self.identity)
+
+    def resume(self) -> None:
+        """It goes on where it was, if it stood still."""
+        if not self._paused:
+            return
+        self._paused = False
+        self._around.trace.note("resume", self.identity)
+        missed, self._missed = self._missed, []
+        for callback, arguments in missed:
+            self._kernel.after(0.0, callback, *arguments)
+
+    def fail_disk(self, how: str) -> None:
+        """The next read or write fails: the server steps aside, as a real one stops, and waits to be started again."""
+        self._failing = how
+
+    def freeze_clock(self) -> None:
+        """The wall clock stands still; timers do not."""
+        if self._frozen_at is None:
+            self._frozen_at = self._kernel.now
+
+    def thaw_clock(self) -> None:
+        """It shows again what it would have shown."""
+        self._frozen_at = None
+
+    def _step_aside(self) -> None:
+        self._around.trace.note("disk", self.identity, self._failing)
+        self.die()
+
+    def _give_up(self, error: Exception) -> None:
+        """Only a server whose disk lies to it may fail in any other way than by a crash."""
+        if not self.rotten:
+            raise error
+        self._around.trace.note("failed", self.identity, type(error).__name__)
+        if self.identity in self._around.network:
+            self.die()
+        else:
+            self._core = None
 
     # --- what comes in ---------------------------------------------------------------------------------------------
 
     def _receive(self, sender: int, data: bytes) -> None:
-        trace = self._around.trace
-        if self._core is None:
-            trace.note("down", sender, self.identity, data)
-            return
-        trace.note("message", sender, self.identity, data)
         try:
             if sender < 0:
-                self._take(self._question_step(sender, _questions.decode(data)))
+                question = self._around.decode_question(data)
+                self._around.reached["client message", type(question).__name__] += 1
+                self._take(_CLIENT, sender, question)
             else:
-                message = _messages.decode(data)
-                self._take(lambda core: core.on_peer(ReplicaId(sender), message, self.now()))
+                message = self._around.decode_message(data)
+                self._around.reached["message", type(message).__name__] += 1
+                self._take(_PEER, sender, message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            trace.note("undecodable", sender, self.identity, str(error))
-
-    def _question_step(self, client: int, question: Question) -> Callable[[RingServer], Effects]:
-        def step(core: RingServer) -> Effects:
-            self._around.watcher.asked(self, client, question)
-            return core.on_client(client, question, self.now())
-
-        return step
+            self._around.trace.note("undecodable", sender, self.identity, str(error))
 
     def _on_timer(self, start: int, timer: Timer) -> None:
         if start == self.starts and self._core is not None:
-            self._take(lambda core: core.on_timer(timer, self.now()))
+            self._take(_TIMER, 0, timer)
 
-    def _take(self, step: Callable[[RingServer], Effects]) -> None:
-        self._inbox.append(step)
+    def _take(self, what: int, sender: int, content: Any) -> None:
+        if len(self._inbox) >= INBOX:
+            self._around.trace.note("overflow", self.identity)
+            return
+        self._inbox.append((what, sender, content))
         if not self._busy:
             self._busy = True
-            self._kernel.after(self._pickup_seconds, self._burst, self.starts)
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        self._kernel.after(self._around.pickup_seconds * self.slowness, self._burst, self.starts)
 
     def _burst(self, start: int) -> None:
         core = self._core
         if core is None or start != self.starts:
             return
+        if self._paused:
+            self._missed.append((self._burst, (start,)))
+            return
+        if self._failing and self._choices.random() < 0.5:
+            self._step_aside()  # a read failed in the middle of a step, of which nothing was performed
+            return
         inbox, self._inbox = self._inbox, []
-        for step in inbox:
-            effects = step(core)
-            if effects:
-                self._gather(effects)
-        effects = core.burst_ended(self.now())
+        now = self.now()
+        try:
+            for what, sender, content in inbox:
+                if what == _PEER:
+                    effects = core.on_peer(ReplicaId(sender), content, now)
+                elif what == _CLIENT:
+                    self._around.watcher.asked(self, sender, content)
+                    effects = core.on_client(sender, content, now)
+                elif what == _TIMER:
+                    effects = core.on_timer(content, now)
+                else:
+                    effects = core.on_random(content)
+                if effects:
+                    self._gather(effects)
+            effects = core.burst_ended(now)
+        except Exception as error:
+            self._give_up(error)
+            return
         if effects:
             self._gather(effects)
         self._finish()
@@ -206,11 +309,12 @@ class Server:
 
     def _gather(self, effects: Effects) -> None:
         """Do at once what the next step builds on; keep what is to be sent."""
-        self._around.watcher.stepped(self, effects)
         for effect in effects:
+            kind = type(effect)
+            if kind in _SENDING:
+                self._outbox.append(effect)  # type: ignore[arg-type]
+                continue
             match effect:
-                case Send() | Broadcast() | ToClient():
-                    self._outbox.append(effect)
                 case Persist(writes):
                     self.disk.write(writes)
                     if not self._must_sync:
@@ -221,9 +325,15 @@ class Server:
                 case SetTimer(timer, seconds):
                     self._kernel.after(seconds, self._on_timer, self.starts, timer)
                 case NeedRandom(size):
-                    data = self._choices.randbytes(size)
-                    self._inbox.append(lambda core, data=data: core.on_random(data))  # type: ignore[misc]
+                    self._inbox.append((_RANDOM, 0, self._choices.randbytes(size)))
+                case NewCertificate():
+                    self._around.watcher.certified(self, effect)
+                case Mark(sequence, point):
+                    self._around.reached["point", point] += 1
+                    if point == "executed":
+                        self._around.trace.note("executed", self.identity, sequence)
                 case Rejected(sender, reason):
+                    self._around.reached["refusal", reason] += 1
                     self._around.trace.note("refused", self.identity, str(sender), reason)
 
     def _finish(self) -> None:
@@ -237,11 +347,17 @@ class Server:
         free, held = outbox[: self._free], outbox[self._free :]
         self._must_sync = False
         self._release(free)
-        seconds = self._sync_seconds * (0.5 + self._choices.random())
+        seconds = self._around.disk.sync_seconds * self.disk_slowness * (0.5 + self._choices.random())
         self._kernel.after(seconds, self._synced, self.starts, held)
 
     def _synced(self, start: int, held: list[Send | Broadcast | ToClient]) -> None:
         if self._core is None or start != self.starts:
+            return
+        if self._paused:
+            self._missed.append((self._synced, (start, held)))
+            return
+        if self._failing:
+            self._step_aside()
             return
         self.disk.sync()
         self._around.trace.note("synced", self.identity)
@@ -277,6 +393,7 @@ class Server:
                         network.send(identity, to, data)
                 case ToClient(client, reply):
                     assert isinstance(client, int)
+                    self._around.reached["client message", type(reply).__name__] += 1
                     network.send(identity, client, _encode(reply))
 
     def _rest(self) -> None:
@@ -285,4 +402,4 @@ class Server:
         self._busy = bool(self._inbox)
         self._around.watcher.rested(self)
         if self._inbox:
-            self._kernel.after(self._pickup_seconds, self._burst, self.starts)
+            self._look_soon()

@@ -3,16 +3,18 @@
 An update reads some of the state and comes to a result that follows from what it read. The first server to run it
 really runs it; another one, for which the same reads find the same values on its own disk, takes the result over. If
 one read differs, it runs the update itself, and whatever is wrong shows. So also for the state tree, whose root names
-its contents, and for the form of requests, which follows from their bytes. Some seeds do without
+its contents, and for what follows from bytes alone: messages, requests, certificates. Some seeds do without
 (`cluster.sim.ring`), in case it is the sharing that hides something.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from bft.admission import Admission, Admitted
+from bft.certificate import Certificate, Claim
 from bft.messages import Request, RequestStatement
 from bft.service import Result, ServiceView, StateMachine
-from bft.state_tree import StateTree
+from bft.state_tree import StateProof, StateTree
 from bft.statement import Digest
 from bft.types import AgreedTime
 
@@ -57,6 +59,8 @@ class SharedService:
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
         self.hold = inner.hold
+        self.parts = inner.parts
+        self.read = inner.read
 
     def refuses(self, operation: bytes) -> str | None:
         """Reason why the operation's form is bad, or None."""
@@ -101,10 +105,16 @@ def _finds_the_same(view: ServiceView, reads: list[_Read]) -> bool:
 
 @contextmanager
 def shared_work() -> Iterator[None]:
-    """Within this, trees of one root with the same changes are made once, and so are requests of the same bytes."""
-    update, parse = StateTree.update, Request.parse
+    """Within this, what follows from the same tree or the same bytes is computed once. All servers of a run have one
+    membership and one verifier, so a request that one admits is one that all do."""
+    update, get, prove = StateTree.update, StateTree.get, StateTree.prove
+    parse, admit, claim = Request.parse, Admission.admit, Certificate.claim
     trees: dict[tuple[Digest, tuple[tuple[bytes, bytes | None], ...]], StateTree] = {}
+    values: dict[tuple[Digest, bytes], bytes | None] = {}
+    proofs: dict[tuple[Digest, bytes], StateProof] = {}
     requests: dict[bytes, RequestStatement] = {}
+    admitted: dict[tuple[bytes, bytes], tuple[RequestStatement, Digest, tuple[Digest, ...]]] = {}
+    claims: dict[bytes, Claim] = {}
 
     def shared_update(tree: StateTree, changes: Mapping[bytes, bytes | None]) -> StateTree:
         key = (tree.root, tuple(changes.items()))
@@ -119,10 +129,46 @@ def shared_work() -> Iterator[None]:
             known = requests[request.statement] = parse(request)
         return known
 
-    StateTree.update = shared_update  # type: ignore[assignment,method-assign]
-    Request.parse = shared_parse  # type: ignore[assignment,method-assign]
+    def shared_get(tree: StateTree, key: bytes) -> bytes | None:
+        place = (tree.root, key)
+        if place not in values:
+            values[place] = get(tree, key)
+        return values[place]
+
+    def shared_prove(tree: StateTree, key: bytes) -> StateProof:
+        place = (tree.root, key)
+        known = proofs.get(place)
+        if known is None:
+            known = proofs[place] = prove(tree, key)
+        return known
+
+    def shared_admit(admission: Admission, request: Request) -> Admitted:
+        key = (request.statement, request.signature)
+        known = admitted.get(key)
+        if known is None:
+            checked = admit(admission, request)
+            admitted[key] = checked[1:]
+            return checked
+        return Admitted(request, *known)
+
+    def shared_claim(certificate: Certificate) -> Claim:
+        known = claims.get(certificate.statement)
+        if known is None:
+            known = claims[certificate.statement] = claim(certificate)
+        return known
+
+    shared = [
+        (StateTree, "update", update, shared_update),
+        (StateTree, "get", get, shared_get),
+        (StateTree, "prove", prove, shared_prove),
+        (Request, "parse", parse, shared_parse),
+        (Admission, "admit", admit, shared_admit),
+        (Certificate, "claim", claim, shared_claim),
+    ]
+    for owner, name, _, once in shared:
+        setattr(owner, name, once)
     try:
         yield
     finally:
-        StateTree.update = update  # type: ignore[method-assign]
-        Request.parse = parse  # type: ignore[method-assign]
+        for owner, name, own, _ in shared:
+            setattr(owner, name, own)

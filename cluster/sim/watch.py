@@ -1,10 +1,15 @@
 """The safety rules (design.md, 10), looked at after every step of every server by one who sees them all.
 
-Rules 1, 2, 3, 5, 6, 9 and the durability contract as far as a run without liars can break them. What only shows in what
-clients saw is checked at the end (`cluster.check`).
+Rules 1, 2, 3, 5, 6, 9 and the durability contract, of correct servers: what faulty ones do and say of themselves is
+theirs, and they count as having told everybody whatever serves them. What only shows in what clients saw is checked at
+the end (`cluster.check`).
+
+Votes belong to a view: a later one may have another batch at the same number. A server may execute what it did not see
+committed itself: what f + 1 others say was decided, or by taking over the state of a checkpoint.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from bft.answer import Status as AnswerStatus
@@ -14,13 +19,13 @@ from bft.certificate import CertificateError, Claim
 from bft.effects import Broadcast, Effect, NewCertificate, Send
 from bft.execution import Batch, Execution
 from bft.membership import Membership
-from bft.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
+from bft.messages import Checkpoint, Commit, Decided, Message, NewView, Prepare, PrePrepare
 from bft.service import Result, ServiceView, StateMachine
 from bft.signatures import Verifier
 from bft.statement import Digest, digest
 from bft.types import AgreedTime, Sequence, View
-from cluster.sim.limits import Limits
-from cluster.sim.server import Effects, Server
+from cluster.sim.limits import Bounds
+from cluster.sim.server import Server
 from pond.model.tables import BLOCKS
 from pond.model.version import Outcome, Status, decode_outcome
 from pond.node.ring import ToClient
@@ -39,8 +44,11 @@ class Ordered(NamedTuple):
     outcome: Outcome
 
 
+Place = tuple[View, Sequence]
+
+
 class _Votes:
-    """What servers said about one sequence number."""
+    """What correct servers said about one sequence number in one view."""
 
     __slots__ = ("commits", "prepares", "proposal")
 
@@ -54,19 +62,28 @@ class _Memory:
     """What one server has promised, which its crashes must not undo."""
 
     def __init__(self) -> None:
-        self.voted: dict[tuple[View, Sequence], Digest] = {}
-        self.committed: dict[tuple[View, Sequence], Digest] = {}
+        self.voted: dict[Place, Digest] = {}
+        self.committed: dict[Place, Digest] = {}
         self.checkpoints: dict[Sequence, Digest] = {}
         self.held: set[bytes] = set()
         self.asked_to_hold: dict[tuple[int, int], list[bytes]] = {}
         self.certified = Sequence(0)
+        self.executed = Sequence(0)
+        """How far it has come before our eyes."""
+        self.view = View(0)
 
 
 class Watch:
     """The watcher of one run."""
 
     def __init__(
-        self, membership: Membership, verifier: Verifier, limits: Limits, right_time: Callable[[], int]
+        self,
+        membership: Membership,
+        verifier: Verifier,
+        bounds: Bounds,
+        right_time: Callable[[], int],
+        reached: Counter[tuple[str, str]],
+        faulty: frozenset[int] = frozenset(),
     ) -> None:
         self.claims: dict[Sequence, Claim] = {}
         """What each batch left, as the first server that ran it has it."""
@@ -76,10 +93,15 @@ class Watch:
         """VGUID of each version of each object."""
         self._membership = membership
         self._verifier = verifier
-        self._limits = limits
+        self._bounds = bounds
         self._quorum = 2 * ((membership.size - 1) // 3) + 1  # not as the membership has it
         self._right_time = right_time
-        self._votes: dict[tuple[View, Sequence], _Votes] = {}
+        self._reached = reached
+        self._faulty = faulty
+        self._votes: dict[Place, _Votes] = {}
+        self._views_of: dict[Sequence, list[View]] = {}
+        self._decided: dict[Sequence, dict[int, Digest]] = {}
+        """What correct servers told others was decided."""
         self._memory = {identity: _Memory() for identity in range(membership.size)}
         self._answers: dict[Digest, bytes] = {}
         self._running: list[tuple[Digest, bytes]] = []
@@ -87,9 +109,9 @@ class Watch:
 
     # --- attached to a core ----------------------------------------------------------------------------------------
 
-    def service(self, inner: StateMachine) -> StateMachine:
+    def service(self, server: Server, inner: StateMachine) -> StateMachine:
         """The service, watched: which requests it is made to run."""
-        return _WatchedService(inner, self._running)
+        return inner if server.identity in self._faulty else _WatchedService(inner, self._running)
 
     def attach(self, server: Server, execution: Execution) -> None:
         """Look at each batch that runs, before anything else is done about it."""
@@ -109,6 +131,7 @@ class Watch:
         who = f"server {server.identity}"
         if sequence != before + 1 or execution.executed != sequence:
             raise Violation(f"{who} ran batch {sequence} after {before}")
+        self._memory[server.identity].executed = sequence
         state = execution.states[sequence]
         claim = state.claim
         known = self.claims.setdefault(sequence, claim)
@@ -123,25 +146,32 @@ class Watch:
             self._ran(sequence, name, operation, answers[name])
 
     def _check_quorum(self, server: Server, batch: Batch) -> None:
-        """Committed means: 2f+1 replicas held the batch as prepared, in one view."""
-        most: set[int] = set()
-        for (_, sequence), votes in self._votes.items():
-            if sequence == batch.sequence:
-                voters = {voter for voter, voted in votes.commits.items() if voted == batch.digest}
-                most = max(most, voters | {server.identity}, key=len)
-        others = most
-        if len(most) < self._quorum:
+        """Committed means: 2f+1 replicas hold the batch as prepared in one view, this one among them; learned, that f+1
+        others told that it was decided."""
+        committed: set[int] = set()
+        for view in self._views_of.get(batch.sequence, ()):
+            backers = self._backers(self._votes[view, batch.sequence].commits, batch.digest) - {server.identity}
+            committed = max(committed, backers, key=len)
+        if len(committed) + 1 >= self._quorum:
+            return
+        told = self._backers(self._decided.get(batch.sequence, {}), batch.digest) - {server.identity}
+        if len(told) < self._membership.weak:
             raise Violation(
-                f"rule 1: server {server.identity} ran batch {batch.sequence}, which only {sorted(others)} and itself "
-                "have committed"
+                f"rule 1: server {server.identity} ran batch {batch.sequence}, which only {sorted(committed)} and"
+                " itself have committed"
             )
+        self._reached["event", "learned"] += 1
+
+    def _backers(self, votes: Mapping[int, Digest], wanted: Digest) -> set[int]:
+        """Who may have told a server this: those who did, and every liar."""
+        return {voter for voter, voted in votes.items() if voted == wanted} | self._faulty
 
     def _check_time(self, sequence: Sequence, claim: Claim) -> None:
         before = self.claims.get(Sequence(sequence - 1))
         if before is not None and claim.time < before.time:
             raise Violation(f"agreed time goes back at batch {sequence}, from {before.time} to {claim.time}")
         ahead = (claim.time - self._right_time()) / 1e6
-        if ahead > self._limits.clock_error_seconds:
+        if ahead > self._bounds.clock_error_seconds:
             raise Violation(f"agreed time at batch {sequence} is {ahead:.3f} s ahead of every correct clock")
 
     def _ran(self, sequence: Sequence, name: Digest, operation: bytes, answer: bytes) -> None:
@@ -161,42 +191,48 @@ class Watch:
     # --- a server's life -------------------------------------------------------------------------------------------
 
     def started(self, server: Server) -> None:
-        """Everything that this server ever said must still be known to it, unless a checkpoint made it useless."""
+        """Everything that this server ever said must still be known to it, unless a checkpoint or a later view made it
+        useless."""
+        if server.identity in self._faulty:
+            return
         memory = self._memory[server.identity]
         replica = server.core.replica
-        stable = replica.ordering.stable
+        ordering, execution = replica.ordering, replica.execution
         memory.certified = Sequence(0)
         memory.asked_to_hold.clear()
         for book in (memory.voted, memory.committed):
-            for place in [place for place in book if place[1] <= stable]:
+            for place in [place for place in book if place[1] <= ordering.stable]:
                 del book[place]
+        for sequence in [sequence for sequence in memory.checkpoints if sequence <= ordering.stable]:
+            del memory.checkpoints[sequence]
+        if replica.views.view < memory.view:
+            raise Violation(f"rule 2: server {server.identity} restarted and forgot view {memory.view}")
         for (view, sequence), voted in memory.voted.items():
-            kept = [vote for vote in replica.ordering.accepted.get(sequence, []) if vote.digest == voted]
+            kept = [vote for vote in ordering.accepted.get(sequence, []) if vote.digest == voted]
             if not kept or kept[0].view < view:
                 raise Violation(f"rule 2: server {server.identity} restarted and forgot its vote for batch {sequence}")
         for (view, sequence), committed in memory.committed.items():
-            entry = replica.ordering.prepared.get(sequence)
+            entry = ordering.prepared.get(sequence)
             if entry is None or entry.view < view or (entry.view == view and entry.digest != committed):
                 raise Violation(f"rule 2: server {server.identity} restarted and forgot its COMMIT of batch {sequence}")
+        memory.executed = execution.executed
+        self._check_state(server, execution)
         for guid in memory.held:
             if server.disk.size(BLOCKS, guid) is None:
                 raise Violation(f"rule 2: server {server.identity} lost block {guid.hex()[:8]}, which it said it holds")
-        self.attach(server, replica.execution)
+        self.attach(server, execution)
 
     def asked(self, server: Server, client: int, question: Question) -> None:
         """Remember which blocks a client's question brings."""
-        if isinstance(question, PutBlocks):
+        if isinstance(question, PutBlocks) and server.identity not in self._faulty:
             service = server.core.replica._service
             guids = [service.body_digest(block) for block in question.blocks]
             self._memory[server.identity].asked_to_hold[client, question.ask] = guids
 
-    def stepped(self, server: Server, effects: Effects) -> None:
+    def certified(self, server: Server, effect: NewCertificate) -> None:
         """Certificates are valid, and never older than the one before."""
-        for effect in effects:
-            if isinstance(effect, NewCertificate):
-                self._check_certificate(server, effect)
-
-    def _check_certificate(self, server: Server, effect: NewCertificate) -> None:
+        if server.identity in self._faulty:
+            return
         memory = self._memory[server.identity]
         sequence, certificate = effect
         if sequence <= memory.certified:
@@ -220,6 +256,8 @@ class Watch:
 
     def leaving(self, server: Server, effect: Send | Broadcast | ToClient) -> None:
         """A vote is for one batch only, and has its reasons; an answer is always the same."""
+        if server.identity in self._faulty:
+            return
         match effect:
             case ToClient(client, reply):
                 match reply:
@@ -245,11 +283,9 @@ class Watch:
             case Commit(view=view, sequence=sequence, digest=voted):
                 votes = self._votes_on(view, sequence)
                 self._once(votes.commits, server, sequence, voted, "committed")
-                memory.committed.setdefault((view, sequence), voted)
+                memory.committed[view, sequence] = voted
                 memory.voted.setdefault((view, sequence), voted)
-                backers = {voter for voter, other in votes.prepares.items() if other == voted}
-                backers |= {voter for voter, other in votes.proposal.items() if other == voted}
-                backers.add(self._membership.primary(view))
+                backers = self._backers(votes.prepares, voted) | self._backers(votes.proposal, voted)
                 if len(backers | {identity}) < self._quorum:
                     raise Violation(
                         f"rule 1: server {identity} commits batch {sequence}, which only {sorted(backers)} prepared"
@@ -258,41 +294,69 @@ class Watch:
                 self._once(self._votes_on(view, sequence).prepares, server, sequence, voted, "prepared")
                 memory.voted[view, sequence] = voted
             case PrePrepare(view=view, sequence=sequence) if identity == self._membership.primary(view):
-                votes = self._votes_on(view, sequence)
                 voted = _digest_of(message)
-                self._once(votes.proposal, server, sequence, voted, "proposed")
+                self._once(self._votes_on(view, sequence).proposal, server, sequence, voted, "proposed")
                 memory.voted[view, sequence] = voted
             case Checkpoint(sequence=sequence, digest=voted):
                 if memory.checkpoints.setdefault(sequence, voted) != voted:
                     raise Violation(f"server {identity} signed two checkpoints at {sequence}")
+            case NewView(view=view, stable=stable, batches=batches) if identity == self._membership.primary(view):
+                for place, voted in enumerate(batches):  # it stands for PRE-PREPAREs of what it names
+                    sequence = Sequence(stable + 1 + place)
+                    self._once(self._votes_on(view, sequence).proposal, server, sequence, voted, "proposed")
+            case Decided(sequence=sequence, digest=decided):
+                known = self.claims.get(sequence)
+                if known is None or known.batch != decided:
+                    raise Violation(f"rule 1: server {identity} says that another batch was decided at {sequence}")
+                self._decided.setdefault(sequence, {})[identity] = decided
 
     def _once(self, book: dict[int, Digest], server: Server, sequence: Sequence, voted: Digest, verb: str) -> None:
         if book.setdefault(server.identity, voted) != voted:
-            raise Violation(f"rule 1: server {server.identity} {verb} two batches at {sequence}")
+            raise Violation(f"rule 1: server {server.identity} {verb} two batches at {sequence} in one view")
 
     def _votes_on(self, view: View, sequence: Sequence) -> _Votes:
         votes = self._votes.get((view, sequence))
         if votes is None:
             votes = self._votes[view, sequence] = _Votes()
+            self._views_of.setdefault(sequence, []).append(view)
         return votes
 
     # --- bounds ----------------------------------------------------------------------------------------------------
 
     def rested(self, server: Server) -> None:
-        """Memory stays bounded, whatever came in."""
+        """Memory stays bounded, whatever came in; and a state that was not computed here is one that was."""
+        if server.identity in self._faulty:
+            return
         replica = server.core.replica
-        limits = self._limits
+        memory = self._memory[server.identity]
+        if replica.execution.executed != memory.executed:
+            self._reached["event", "jumped"] += 1
+            memory.executed = replica.execution.executed
+            self._check_state(server, replica.execution)
+        memory.view = replica.ordering.view
+        bounds = self._bounds
         ordering = replica.ordering
         slots = ordering.slots
-        if len(slots) > limits.tuning.window or (slots and max(slots) > ordering.stable + limits.tuning.window):
+        if len(slots) > bounds.window or (slots and max(slots) > ordering.stable + bounds.window):
             raise Violation(
                 f"rule 9: server {server.identity} keeps {len(slots)} numbers up to {max(slots)}, though the last"
-                f" checkpoint is {ordering.stable} and the window {limits.tuning.window}"
+                f" checkpoint is {ordering.stable} and the window {bounds.window}"
             )
-        if replica.queued > limits.queue:
+        if replica.queued > bounds.queue:
             raise Violation(f"rule 9: {replica.queued} requests wait at server {server.identity}")
-        if len(replica.execution.states) > limits.states:
+        if len(replica.execution.states) > bounds.states:
             raise Violation(f"rule 9: server {server.identity} keeps {len(replica.execution.states)} states")
+
+    def _check_state(self, server: Server, execution: Execution) -> None:
+        """A server that starts, or takes over a checkpoint, has the state that others computed."""
+        if execution.executed == 0:
+            return
+        known = self.claims.get(execution.executed)
+        if known is None or known.state_root != execution.tree.root:
+            what = "nobody had" if known is None else "is not the one that others had"
+            raise Violation(
+                f"rule 1: server {server.identity} has a state after batch {execution.executed} that {what}"
+            )
 
 
 class _WatchedService:
@@ -304,6 +368,8 @@ class _WatchedService:
         self.body_digest = inner.body_digest
         self.body_table = inner.body_table
         self.hold = inner.hold
+        self.parts = inner.parts
+        self.read = inner.read
 
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView

@@ -5,14 +5,13 @@ for one principal, so that their updates meet at the same objects.
 """
 
 import asyncio
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from bft.membership import Membership
 from bft.signatures import Signer, Verifier
 from cluster.check.history import Operation
+from cluster.faults.manifest import Habits
 from cluster.sim.kernel import Kernel
 from cluster.sim.network import Network
 from cluster.sim.trace import Trace
@@ -37,48 +36,6 @@ SUBMIT = 1
 
 LARGE_BYTES = 66 * 1024
 """More than travels inside a request, so that it is sent ahead."""
-
-
-@dataclass(frozen=True)
-class Habits:
-    """What the clients of one run are like."""
-
-    clients: int
-    principals: int
-    objects: int
-    """Of each principal."""
-    pause_seconds: float
-    """Mean time between two operations of one client."""
-    reads: float
-    """Share of operations that read."""
-    conditional: float
-    """Share of updates with a predicate on the version."""
-    large: float
-    """Share of updates whose blocks are sent ahead."""
-    replays: float
-    """How many requests somebody sends again later, per request."""
-    patience_seconds: float
-    """Deadline of one operation."""
-
-    @classmethod
-    def drawn(cls, choices: random.Random) -> "Habits":
-        """Some busy and some slow, some agreeing and some quarrelling."""
-        return cls(
-            clients=choices.choice((5, 20, 40, 60, 60)),
-            principals=choices.choice((1, 2, 3)),
-            objects=choices.choice((1, 2, 4)),
-            pause_seconds=choices.choice((0.0, 0.0, 0.0, 0.0, 0.005)),
-            reads=choices.choice((0.3, 0.6, 0.8)),
-            conditional=choices.choice((0.0, 0.3, 0.8)),
-            large=choices.choice((0.0, 0.0, 0.02)),
-            replays=choices.choice((0.0, 0.1, 0.5)),
-            patience_seconds=choices.choice((0.2, 1.0)) if choices.random() < 0.1 else PATIENCE_SECONDS,
-        )
-
-    @property
-    def impatient(self) -> bool:
-        """Whether clients may give up before the run is over."""
-        return self.patience_seconds < PATIENCE_SECONDS
 
 
 class Principal(NamedTuple):
@@ -133,6 +90,7 @@ class Client:
         self._kernel = around.kernel
         self._choices = around.kernel.random(f"client {number}")
         self._principal = around.principals[number % len(around.principals)]
+        self._patience_seconds = around.habits.patience_seconds or PATIENCE_SECONDS
         self._known: dict[bytes, int] = {}
         """The newest version of each object that this client has seen."""
 
@@ -191,7 +149,7 @@ class Client:
         asked = update.Update(aguid=aguid, founding=update.Founding(tag, BLOCK_SIZE), clauses=clauses)
         name = "+".join(type(clause.actions[0]).__name__ for clause in clauses)
         began = self._kernel.now
-        deadline = Deadline(self._around.habits.patience_seconds)
+        deadline = Deadline(self._patience_seconds)
         try:
             ran = await self._submit(aguid, asked.encode(), blocks, deadline)
         except TimedOut as late:
@@ -292,7 +250,7 @@ class Client:
         owner = choices.choice(around.principals)
         aguid = names.aguid(owner.signer.public_key, choices.choice(owner.tags))
         kind = choices.choices(("latest", "any", "number", "content", "history"), (38, 45, 10, 5, 2))[0]
-        deadline = Deadline(around.habits.patience_seconds)
+        deadline = Deadline(self._patience_seconds)
         began = self._kernel.now
         try:
             match kind:

@@ -35,6 +35,14 @@ def _describe(file: Path) -> OwnerKey:
     return OwnerKey(file=one_line(str(file)), public_key=signer.public_key.hex())
 
 
+def _check_directory(file: Path) -> None:
+    """Raises UsageError: a key goes where its owner meant it to, not into a directory that a slip of the pen makes."""
+    from pond.errors import UsageError
+
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"there is no directory {file.absolute().parent}: make it first, or name another place")
+
+
 @key.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @cluster_option
@@ -48,6 +56,7 @@ def new(file: Path | None, as_json: bool) -> None:
     from pond.keys import KEY_BYTES, Kind, write_key
 
     place = file or _default_key()
+    _check_directory(place)
     write_key(place, Kind.OWNER, Secret(os.urandom(KEY_BYTES)))
     answer = _describe(place)
     show(answer, f"{answer.file} holds a new owner key: keep a copy of it. Public key: {answer.public_key}", as_json)
@@ -100,6 +109,7 @@ def export(output: str) -> None:
     if output == "-":
         click.echo(source.read_text(encoding="ascii"), nl=False)
     else:
+        _check_directory(Path(output))
         write_key(Path(output), Kind.OWNER, secret)
         click.echo(f"{one_line(output)} holds a copy of the key in {one_line(str(source))}.")
 

@@ -1,8 +1,4 @@
-"""The root of the `pond` command: finds its sub-commands, and turns whatever ends one into a line and an exit code.
-
-Exit codes: 0 done, 2 usage, 3 aborted by a predicate, 4 no such object or version, 5 unavailable or timed out, 6 failed
-verification; also 1 for a bug of ours and 128 + n for an end by signal n (130 for Ctrl-C), as shells have it.
-"""
+"""The root of the `pond` command: finds its sub-commands, and turns whatever ends one into a line and an exit code."""
 
 import errno
 import os
@@ -27,6 +23,23 @@ USAGE = 2
 UNAVAILABLE = 5
 BUG = 1
 DEBUG = "POND_DEBUG"
+
+EXIT_CODES = (
+    ("0", "done"),
+    ("1", "a bug in Pond"),
+    ("2", "usage: it makes no sense, or a file that was named cannot be used"),
+    ("3", "aborted by a predicate, or not permitted: nothing has changed"),
+    ("4", "there is no such cluster, object or version"),
+    ("5", "unavailable or timed out"),
+    ("6", "failed verification: bytes do not hold against the ring's key"),
+    ("128 + n", "ended by signal n, as shells have it: 130 for Ctrl-C"),
+)
+"""What each means; `pond sim` has more, for what it finds."""
+
+
+def _exit_codes() -> str:
+    """The table for a help page, which click is to leave as it is."""
+    return "\b\nExit codes:\n" + "\n".join(f"  {code.ljust(9)}{meaning}" for code, meaning in EXIT_CODES)
 
 
 class _Ended(BaseException):
@@ -153,7 +166,9 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Root, epilog=_exit_codes(), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--cluster",
     envvar="POND_CLUSTER",

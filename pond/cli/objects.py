@@ -1,5 +1,6 @@
 """Commands on objects: each opens a store, calls the library once or twice, and prints what it got."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,7 +11,7 @@ import click
 
 from pond.cli.answers import Event, Exported, SignedStatement, Stat, Verified, Written, human_size, iso, show, table
 from pond.cli.differences import show_difference
-from pond.cli.files import new_file, open_input
+from pond.cli.files import open_input
 from pond.cli.files import output as output_file
 from pond.cli.options import (
     VERSION,
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from pond.client.target import Version
 
 CONSISTENCIES = ("latest", "any")
+
+_RELY_NOT = "do not rely on it, and take another copy"
+_WRONG_KEY = (
+    "this is likely the key of another ring: `pond cluster status` shows the right one where the history was made; if"
+    " it is right, take another copy"
+)
 
 name_argument = click.argument("name", type=object_name)
 
@@ -85,7 +92,8 @@ def _show_written(answer: Written, as_json: bool) -> None:
     "--block-size",
     type=block_size,
     metavar="SIZE",
-    help="Of a new object, for ever: 4K to 4M.  [default: by the length of FILE]",
+    help="Of a new object, for ever: 4K to 4M; another one than an object has is refused.  [default: by the length of"
+    " FILE]",
 )
 @_on_store
 @json_option
@@ -100,12 +108,17 @@ def put(
 ) -> None:
     """Write FILE, or standard input where it is - or left out, as the next version of object NAME."""
     from pond.client import predicates
+    from pond.client.target import check_block_size
 
     if if_version is not None and if_absent:
         raise click.UsageError("--if-version and --if-absent exclude each other: choose one")
     with open_input(file) as content, connected(timeout) as store, Progress(f"put {name}") as progress:
-        # A version that has to be there belongs to an object that is there.
-        target = store.open(name) if if_version is not None else store.create(name, block_size=block_size)
+        if if_version is None:
+            target = store.create(name, block_size=block_size)
+        else:
+            target = store.open(name)  # a version that has to be there belongs to an object that is there
+            if block_size is not None:
+                check_block_size(repr(name), target.stat().block_size, block_size)
         update = target.update().write(content)
         if if_version is not None:
             update.when(predicates.version_is(if_version))
@@ -290,17 +303,27 @@ def diff(name: str, old: int, new: int, timeout: float, as_json: bool) -> None:
 
 @click.command()
 @name_argument
-@click.option("-o", "--output", metavar="FILE", required=True, help="Write to FILE, as a whole or not at all.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    help="Write to FILE, as a whole or not at all; - is standard output.",
+)
 @click.option("--data", "with_data", is_flag=True, help="With all blocks (encrypted), not only history and proofs.")
 @_on_store
 @json_option
 def export(name: str, output: str, with_data: bool, timeout: float, as_json: bool) -> None:
     """Save the history of object NAME, with all proofs, in a file that `pond verify` checks offline."""
-    with new_file(output) as file, connected(timeout) as store, Progress(f"export {name}") as progress:
+    if output == "-" and as_json:
+        raise click.UsageError("--json and -o - exclude each other, both write to standard output: choose one")
+    if output == "-" and sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError("an export is no text for a terminal: name a file with -o, or send it into a pipe")
+    with output_file(output) as file, connected(timeout) as store, Progress(f"export {name}") as progress:
         report = store.open(name).export(file, with_data=with_data, progress=progress)
     answer = Exported(
         name=name,
-        file=one_line(output),
+        file="standard output" if output == "-" else one_line(output),
         size=report.size_bytes,
         versions=report.versions,
         aborted=report.aborted,
@@ -308,7 +331,11 @@ def export(name: str, output: str, with_data: bool, timeout: float, as_json: boo
         time=iso(report.time),
     )
     what = f"{answer.versions} versions of {name}, {'with' if with_data else 'without'} data"
-    show(answer, f"{answer.file}: {what}, {human_size(answer.size)}, complete up to {answer.time}", as_json)
+    text = f"{answer.file}: {what}, {human_size(answer.size)}, complete up to {answer.time}"
+    if output == "-":
+        click.echo(text, err=True)
+    else:
+        show(answer, text, as_json)
 
 
 @click.command()
@@ -336,8 +363,10 @@ def _verify_file(path: str, ring_key: bytes, as_json: bool) -> None:
         try:
             report = bundle.verify(_counted(file, progress), ring_key, Ed25519Verifier())
         except bundle.BundleDamaged as damage:
-            answer = Verified(name=name, versions=0, ok=False, start=damage.start, end=damage.end, reason=damage.what)
-            _refuse(answer, f"{name}: {damage}", as_json)
+            wrong_key = isinstance(damage, bundle.NotSigned)
+            reason = f"{damage.what}; {_WRONG_KEY}" if wrong_key else damage.what
+            answer = Verified(name=name, versions=0, ok=False, start=damage.start, end=damage.end, reason=reason)
+            _refuse(answer, f"{name}: {damage}; {_WRONG_KEY if wrong_key else _RELY_NOT}", as_json)
     answer = Verified(
         name=name,
         versions=report.versions,
@@ -365,7 +394,7 @@ def _verify_object(name: str, timeout: float, as_json: bool) -> None:
             hint = "; to check the file of that name, give --ring-key" if Path(name).exists() else ""
             raise NotFound(f"{error}{hint}") from None
         except VerificationFailed as error:
-            _refuse(Verified(name=name, versions=0, ok=False, reason=str(error)), str(error), as_json)
+            _refuse(Verified(name=name, versions=0, ok=False, reason=str(error)), f"{error}; {_RELY_NOT}", as_json)
     answer = Verified(
         name=name,
         versions=report.versions,
@@ -384,7 +413,7 @@ def _versions(count: int) -> str:
 
 def _refuse(answer: Verified, message: str, as_json: bool) -> NoReturn:
     show(answer, "", as_json)
-    raise VerificationFailed(f"{message}; do not rely on it, and take another copy")
+    raise VerificationFailed(message)
 
 
 def _counted(file: BinaryIO, progress: Progress) -> Callable[[int], bytes]:

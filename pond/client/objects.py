@@ -282,7 +282,7 @@ class Object:
                         assert root is not None, "an abort has no content"
                         ahead = bundle.wanted(max(1, min(256, EXPORT_BYTES // root.block_size)))
                         missing = [guid for guid in ahead if guid not in at_hand]
-                        at_hand |= await self._context.fetcher.get(missing, EITHER, deadline)
+                        at_hand |= await self._context.fetcher.get(missing, EITHER, deadline, root.block_size)
                         deadline.extend()
                     parts.append(bundle.add(at_hand.pop(wanted[0])))
                     size += _flush(parts, write)
@@ -377,6 +377,7 @@ class Store:
         """The object of this name, with a new entry in the owner's directory unless it has one.
 
         It has no version before the first write, which fixes its block size (bytes): as given here, else by its length.
+        What is written to an object that has another one than given here raises UsageError.
         """
         check(name)
         deadline = self._context.deadline(timeout)

@@ -494,6 +494,7 @@ class Store:
         """The object of this name, with a new entry in the owner's directory unless it has one.
 
         It has no version before the first write, which fixes its block size (bytes): as given here, else by its length.
+        What is written to an object that has another one than given here raises UsageError.
         """
         return Object(self._runner, self._runner.run(self._core.create(name, block_size=block_size, timeout=timeout)))
 

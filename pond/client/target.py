@@ -102,9 +102,14 @@ class Target:
         self._block_size = block_size
 
     async def block_size(self, size_hint: int, deadline: Deadline) -> int:
-        """Bytes of a block: the object's if it exists, else as wished, else as fits content of about this size."""
+        """Bytes of a block: the object's if it exists, else as wished, else as fits content of about this size.
+
+        Raises UsageError when the object has others than wished.
+        """
         if self._block_size is None:
             await self.see(Latest(), "any", deadline)
+        if self._block_size is not None and self._wished_block_size is not None:
+            check_block_size(self.shown, self._block_size, self._wished_block_size)
         return self._block_size or self._wished_block_size or default_block_size(size_hint)
 
     def founding(self, block_size: int) -> Founding | None:
@@ -149,6 +154,15 @@ class Target:
                 return f"{self.shown} has no version with VGUID {vguid.hex()}: see `pond log`"
             case _:
                 return f"{self.shown} has no version"
+
+
+def check_block_size(shown: str, found: int, wished: int) -> None:
+    """Raises UsageError unless they are equal: an object's block size never changes."""
+    if found != wished:
+        raise UsageError(
+            f"{shown} has blocks of {found} bytes for ever, not of {wished}: that is fixed when an object is made, so"
+            " leave the block size out, or choose another name"
+        )
 
 
 def to_version(root: VersionRoot, vguid: GUID, certificate: Certificate | None) -> Version:

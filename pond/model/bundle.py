@@ -56,6 +56,10 @@ class BundleDamaged(ValueError):
         self.what = what
 
 
+class NotSigned(BundleDamaged):
+    """The certificate does not hold under the key given, which is likely another ring's: what is before it holds."""
+
+
 class BundleReport(NamedTuple):
     """What a bundle that holds says."""
 
@@ -275,8 +279,10 @@ def verify(read: Callable[[int], bytes], ring_key: bytes, verifier: Verifier) ->
     parts = _Parts(read)
     header = _read_header(parts)
     certificate = _read_typed(parts, Certificate, "the certificate")
-    with _blaming(parts):
+    try:
         claim = check_certificate(certificate, ring_key, header.ring_id, verifier)
+    except ProofFailed as error:
+        raise NotSigned(parts.start, parts.end, str(error)) from None
     proof = _read_typed(parts, StateProof, "the proof of the object's record")
     with _blaming(parts):
         record = check_record(claim, proof, header.aguid)

@@ -1,11 +1,14 @@
 """Names and keys of the tables that hold what objects are made of, beside the state tree. Part of the stored format.
 
+The last one is each server's own; all others are the same on every server that executed the same.
+
     blocks     bguid                              ciphertext
     nodes      guid                               node of a content tree
     versions   vguid                              version root
     numbers    aguid, version number              index of the outcome that made it (8 bytes), then its vguid
     outcomes   aguid, index                       outcome
     ranges     aguid, level (1 byte), index       node of the mountain range of the object's outcomes
+    uploads    bguid                              since when a block waits for a version to use it (microseconds)
 
 Numbers are 8 bytes, most significant first, so that an object's entries are in their order.
 """

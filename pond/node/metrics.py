@@ -1,5 +1,8 @@
 """What a server counts and times, as Prometheus text on a local port."""
 
+from collections.abc import Callable
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from bft.replica import Replica
@@ -27,6 +30,16 @@ class Metrics:
         self.certified = Gauge("pond_certified", "Last sequence number under a certificate", registry=self.registry)
         self.stable = Gauge("pond_stable", "Last stable checkpoint", registry=self.registry)
         self.queued = Gauge("pond_queued", "Requests that wait to be proposed", registry=self.registry)
+        self.free_bytes = Gauge(
+            "pond_free_bytes", "Bytes that the disk still takes, within the quota", registry=self.registry
+        )
+        self.stepped_aside = Counter(
+            "pond_stepped_aside",
+            "Times that the server stepped aside, by condition",
+            ["condition"],
+            registry=self.registry,
+        )
+        self.serving = Gauge("pond_serving", "1 while it serves, 0 while it stands aside", registry=self.registry)
         self.phase_seconds = Histogram(
             "pond_phase_seconds",
             "Seconds that a batch spent in each phase of a write",
@@ -35,13 +48,23 @@ class Metrics:
             registry=self.registry,
         )
 
-    def follow(self, replica: Replica) -> None:
-        """Read the gauges from this replica whenever somebody asks for them."""
-        self.view.set_function(lambda: replica.ordering.view)
-        self.executed.set_function(lambda: replica.execution.executed)
-        self.certified.set_function(lambda: certified.sequence if (certified := replica.execution.certified) else 0)
-        self.stable.set_function(lambda: replica.ordering.stable)
-        self.queued.set_function(lambda: replica.queued)
+        self._replica: Replica | None = None
+        for gauge, read in (
+            (self.view, lambda replica: replica.ordering.view),
+            (self.executed, lambda replica: replica.execution.executed),
+            (self.certified, lambda replica: certified.sequence if (certified := replica.execution.certified) else 0),
+            (self.stable, lambda replica: replica.ordering.stable),
+            (self.queued, lambda replica: replica.queued),
+        ):
+            gauge.set_function(partial(self._read, read))
+
+    def follow(self, replica: Replica | None) -> None:
+        """Read the gauges from this replica whenever somebody asks for them; without one they show 0."""
+        self._replica = replica
+        self.serving.set(replica is not None)
+
+    def _read(self, read: Callable[[Replica], float]) -> float:
+        return 0 if self._replica is None else read(self._replica)
 
 
 class MetricsPort:

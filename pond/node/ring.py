@@ -21,15 +21,17 @@ from bft.effects import (
     Store,
     Timer,
     TimerFired,
-    Write,
 )
-from bft.messages import Message
+from bft.messages import Message, Parts
 from bft.replica import OVERLOADED, Replica
 from bft.types import AgreedTime, ReplicaId, Sequence, View
+from pond.errors import StorageRotten
 from pond.model.block import MAX_CIPHERTEXT_BYTES, bguid
 from pond.model.tables import BLOCKS, NODES
+from pond.node.condition import DIVERGED, condition
 from pond.node.reads import Reads
-from pond.node.service import UPLOADS
+from pond.node.scrub import Scrub
+from pond.node.uploads import UPLOAD_BYTES, UPLOAD_COST_BYTES, Uploads, account_of
 from pond.protocol import (
     MAX_ANSWER_BYTES,
     Answered,
@@ -51,21 +53,18 @@ from pond.protocol import (
 RETRY_AFTER_MS = 50
 """When a client that was told of overload should come again: a few batches later."""
 
+RETRY_UPLOAD_MS = 2000
+"""The same where room has to be made for uploads first."""
+
 WAITING_READS = 4096
 """Reads that wait for a certificate; above it the answer is overload."""
 
-UPLOAD_BYTES = 64 * 1024**3
-"""Blocks held for updates that have not run yet, at most, where the disk has room; above it the answer is overload."""
+ROTTEN = "what this server holds of the object is damaged: ask another server"
 
-UPLOAD_COST_BYTES = 256
-"""What a block takes on the disk beside its own bytes, about: many small ones count for what they cost."""
-
-UPLOAD_SECONDS = 7200
-"""How long a block waits for an update to commit with it. Longer than the log keeps an idle ring's batches, so that a
-server that catches up from the log still finds the blocks of updates that came to nothing."""
-
-SWEEP_SECONDS = 60.0
 SWEEP = Timer("uploads", View(0))
+
+SCRUB = Timer("scrub", View(0))
+SCRUB_SECONDS = 0.1
 
 
 class ToClient(NamedTuple):
@@ -97,27 +96,32 @@ class RingServer:
         self._disk = replica.disk
         self._reads = Reads(replica.disk)
         self._waiting: list[_WaitingRead] = []
-        self._uploaded_bytes = 0
-        self._upload_limit_bytes = min(UPLOAD_BYTES, upload_limit_bytes)
+        self.uploads = Uploads(replica.disk, upload_limit_bytes)
+        self.scrub = Scrub(replica.identity, replica.membership, replica.disk)
+        self._suspects: list[StorageRotten] = []
 
     # --- events ----------------------------------------------------------------------------------------------------
 
     def started(self, now: AgreedTime, start: bytes) -> list[Effect | ToClient]:
         """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start."""
-        self._uploaded_bytes = sum(self._cost_bytes(guid) for guid, _ in self._uploads())
-        return [*self._translate(self.replica.step(Started(now, start))), SetTimer(SWEEP, SWEEP_SECONDS)]
+        self.uploads.restore(now)
+        sweep = SetTimer(SWEEP, self.uploads.sweep_after_seconds)
+        walk = SetTimer(SCRUB, SCRUB_SECONDS)
+        return [*self._translate(self.replica.step(Started(now, start))), sweep, walk]
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> list[Effect | ToClient]:
         """A message from another replica, whose link says who it is."""
+        if isinstance(message, Parts) and not self.replica.recovery.transfer.busy:
+            return [*self.scrub.on_parts(sender, message)]
         return self._translate(self.replica.step(Received(sender, message, now)))
 
-    def on_client(self, client: object, question: Question, now: AgreedTime) -> list[Effect | ToClient]:
-        """A question from a client, which may be anybody."""
+    def on_client(self, client: object, question: Question, now: AgreedTime, key: str = "") -> list[Effect | ToClient]:
+        """A question from a client, which may be anybody; uploads go on the account of its link's CURVE key."""
         match question:
             case Submit(ask, request):
                 return self._translate(self.replica.step(Requested(_Asker(client, ask), request, now)))
             case PutBlocks(ask, blocks):
-                return self._on_put_blocks(client, ask, blocks, now)
+                return self._on_put_blocks(client, ask, blocks, now, account_of(key))
             case GetBlocks(ask, guids):
                 return [ToClient(client, Blocks(ask, self._blocks(guids)))]
             case ReadObject():
@@ -126,12 +130,14 @@ class RingServer:
             case ReadHistory():
                 return self._read(_WaitingRead(Sequence(0), client, question))
             case GetStatus(ask):
-                return [ToClient(client, self._status(ask))]
+                return [ToClient(client, self.status(ask))]
 
     def on_timer(self, timer: Timer, now: AgreedTime) -> list[Effect | ToClient]:
         """A timer that was set has fired."""
         if timer == SWEEP:
             return self._sweep_uploads(now)
+        if timer == SCRUB:
+            return [*self._scrub(now), SetTimer(SCRUB, SCRUB_SECONDS)]
         return self._translate(self.replica.step(TimerFired(timer, now)))
 
     def on_random(self, data: bytes) -> list[Effect | ToClient]:
@@ -158,7 +164,7 @@ class RingServer:
                 case NewCertificate():
                     translated += [effect, *self._flush_reads()]
                 case Store(writes):
-                    self._count(writes)
+                    self.uploads.count(writes)
                     translated.append(effect)
                 case _:
                     translated.append(effect)
@@ -168,11 +174,14 @@ class RingServer:
 
     def _read(self, read: _WaitingRead) -> list[Effect | ToClient]:
         if self.replica.checkpoints.diverged_at is not None:
-            reason = "this server's state differs from the ring's: it does not answer until it is repaired"
-            return [ToClient(read.client, Refused(read.question.ask, reason))]
+            return [ToClient(read.client, Refused(read.question.ask, DIVERGED))]
         certified = self.replica.execution.certified
         if certified is not None and certified.sequence >= read.needed:
-            return [ToClient(read.client, self._reads.answer(read.question, certified))]
+            try:
+                return [ToClient(read.client, self._reads.answer(read.question, certified))]
+            except StorageRotten as rotten:
+                self._suspects.append(rotten)
+                return [ToClient(read.client, Refused(read.question.ask, ROTTEN))]
         if len(self._waiting) >= WAITING_READS:
             return [ToClient(read.client, Overloaded(read.question.ask, RETRY_AFTER_MS))]
         self._waiting.append(read)
@@ -186,64 +195,68 @@ class RingServer:
         found: list[bytes | None] = []
         room = MAX_ANSWER_BYTES
         for guid in guids:
-            block = self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
+            block = self._block(guid)
             room -= len(block) if block is not None else 0
             if found and room < 0:
                 break
             found.append(block)
         return found
 
+    def _block(self, guid: bytes) -> bytes | None:
+        """A block or a tree node; None when it is not here, or has rotted: the client asks another server then."""
+        try:
+            block = self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
+            if block is None and self._disk.size(BLOCKS, guid) is not None:
+                self._suspects.append(StorageRotten(BLOCKS, guid))
+            return block
+        except StorageRotten as rotten:
+            self._suspects.append(rotten)
+            return None
+
+    # --- self-repair -----------------------------------------------------------------------------------------------
+
+    def _scrub(self, now: AgreedTime) -> list[Effect]:
+        """A little of the walk; what readers met with is looked at first. A state that is being fetched is no state."""
+        suspects, self._suspects = self._suspects, []
+        if self.replica.recovery.transfer.busy:
+            return []
+        tree = self.replica.execution.tree
+        effects = [effect for rotten in suspects for effect in self.scrub.suspect(rotten.table, rotten.key, tree)]
+        return [*effects, *self.scrub.tick(tree, now)]
+
     # --- blocks that travel ahead ------------------------------------------------------------------------------------
 
-    def _on_put_blocks(self, client: object, ask: int, blocks: list[bytes], now: AgreedTime) -> list[Effect | ToClient]:
+    def _on_put_blocks(
+        self, client: object, ask: int, blocks: list[bytes], now: AgreedTime, account: bytes
+    ) -> list[Effect | ToClient]:
         if any(len(block) > MAX_CIPHERTEXT_BYTES for block in blocks):
             return [ToClient(client, Refused(ask, f"a block is larger than {MAX_CIPHERTEXT_BYTES} bytes"))]
         named = {bguid(block): block for block in blocks}
         fresh = {guid: block for guid, block in named.items() if self._disk.size(BLOCKS, guid) is None}
         size = sum(len(block) + UPLOAD_COST_BYTES for block in fresh.values())
-        if self._uploaded_bytes + size > self._upload_limit_bytes:
-            return [ToClient(client, Overloaded(ask, RETRY_AFTER_MS))]
-        self._uploaded_bytes += size
-        writes = [Write(BLOCKS, guid, block) for guid, block in fresh.items()]
-        unused = [guid for guid in named if guid in fresh or self._disk.size(UPLOADS, guid) is not None]
-        marks = [Write(UPLOADS, guid, now.to_bytes(8, "big")) for guid in unused]
-        kept = (*writes, *marks)
-        held = ToClient(client, BlocksHeld(ask))
-        return [Persist(kept), held, *self._translate(self.replica.bodies_arrived(kept, now))]
-
-    def _uploads(self) -> list[tuple[bytes, bytes]]:
-        return self._disk.scan(UPLOADS, b"", b"\xff" * 33)
+        if fresh and self.uploads.refuses(account, size):
+            return [ToClient(client, Overloaded(ask, RETRY_UPLOAD_MS))]
+        writes = tuple(self.uploads.put(fresh, [guid for guid in named if guid not in fresh], now, account))
+        arrived = self.replica.bodies_arrived(writes, now)
+        self.uploads.count(writes)
+        return [Persist(writes), ToClient(client, BlocksHeld(ask)), *self._translate(arrived)]
 
     def _sweep_uploads(self, now: AgreedTime) -> list[Effect | ToClient]:
-        """Let go of blocks that no update has used in time, but for those that one on its way names."""
-        oldest = max(0, now - UPLOAD_SECONDS * 1_000_000).to_bytes(8, "big")
-        old = {guid for guid, since in self._uploads() if since < oldest}
-        old -= self.replica.named_bodies() if old else set()
-        self._uploaded_bytes -= sum(self._cost_bytes(guid) for guid in old)
-        writes = [Write(table, guid, None) for guid in sorted(old) for table in (BLOCKS, UPLOADS)]
-        return [Store(tuple(writes)), SetTimer(SWEEP, SWEEP_SECONDS)]
-
-    def _count(self, writes: tuple[Write, ...]) -> None:
-        """Keep account of blocks that wait for an update: those that come, and those that an update now owns."""
-        for write in writes:
-            if write.table == BLOCKS and write.value is not None:
-                self._uploaded_bytes += len(write.value) + UPLOAD_COST_BYTES
-            elif write.table == UPLOADS and write.value is None:
-                self._uploaded_bytes -= self._cost_bytes(write.key)
-
-    def _cost_bytes(self, guid: bytes) -> int:
-        return (self._disk.size(BLOCKS, guid) or 0) + UPLOAD_COST_BYTES
+        writes = self.uploads.sweep(now, self.replica.named_bodies)
+        return [Store(writes), SetTimer(SWEEP, self.uploads.sweep_after_seconds)]
 
     # --- how it is -------------------------------------------------------------------------------------------------
 
-    def _status(self, ask: int) -> ServerStatus:
+    def status(self, ask: int) -> ServerStatus:
+        """All but what only the process knows: its disk, and the time that things take."""
         replica = self.replica
         certified = replica.execution.certified
+        how, detail = condition(replica)
         return ServerStatus(
             ask,
             replica.identity,
-            replica.ordering.view,
-            replica.ordering.primary,
+            replica.views.view,
+            replica.membership.primary(replica.views.view),
             replica.execution.executed,
             certified.sequence if certified is not None else 0,
             replica.ordering.stable,
@@ -253,4 +266,8 @@ class RingServer:
             replica.queued,
             0,
             {},
+            how,
+            detail,
+            0,
+            replica.views.active,
         )

@@ -1,9 +1,11 @@
 """The store as the ring orders it: what `bft` sees as bytes, `pond.model` understands."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
-from bft.effects import Write
-from bft.service import Result, ServiceView
+from bft.effects import Reader, Write
+from bft.messages import Span
+from bft.service import Part, Result, ServiceView
 from bft.statement import Digest
 from bft.types import AgreedTime
 from pond.model import execution
@@ -11,11 +13,11 @@ from pond.model.block import bguid
 from pond.model.tables import BLOCKS, NODES, NUMBERS, OUTCOMES, RANGES, VERSIONS
 from pond.model.update import Update, UpdateError, decode, named_blocks
 from pond.model.version import Status
+from pond.node import parts
+from pond.node.uploads import UPLOADS, UPLOADS_BY_TIME, marked, marked_anew, unmarked
 
-UPLOADS = "uploads"
-"""Table of this server's own: blocks that no update has used yet, and since when they wait (microseconds, 8 bytes)."""
-
-TABLES = (BLOCKS, NODES, VERSIONS, NUMBERS, OUTCOMES, RANGES, UPLOADS)
+TABLES = (BLOCKS, NODES, VERSIONS, NUMBERS, OUTCOMES, RANGES, UPLOADS, UPLOADS_BY_TIME)
+"""The last two are each server's own."""
 
 REMEMBERED = 512
 REMEMBERED_BYTES = 64 * 1024
@@ -50,7 +52,7 @@ class Service:
 
     def hold(self, name: Digest, body: bytes, time: AgreedTime) -> tuple[Write, ...]:
         """A block that came with an update is an upload like any other until an update that names it has committed."""
-        return (Write(BLOCKS, name, body), Write(UPLOADS, name, time.to_bytes(8, "big")))
+        return (Write(BLOCKS, name, body), *marked(name, time))
 
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
@@ -58,11 +60,22 @@ class Service:
         """Run an update; its result is an encoded Outcome."""
         update = self._decode(operation)
         ran = execution.execute(update, principal, request, time, view)
-        uploads = [name for name in named_blocks(update) if view.size(UPLOADS, name) is not None]
-        # Blocks of an update that did not commit wait anew: servers that are behind must still find them.
-        mark = None if ran.outcome.status is Status.COMMITTED else time.to_bytes(8, "big")
-        writes = (*ran.writes, *(Write(UPLOADS, name, mark) for name in uploads))
-        return Result(ran.outcome.encode(), ran.state, writes)
+        committed = ran.outcome.status is Status.COMMITTED
+        writes = list(ran.writes)
+        for name in dict.fromkeys(named_blocks(update)):
+            mark = view.get(UPLOADS, name)
+            if mark is not None:
+                # Blocks of an update that did not commit wait anew: servers that are behind must still find them.
+                writes += unmarked(name, mark) if committed else marked_anew(name, mark, time)
+        return Result(ran.outcome.encode(), ran.state, tuple(writes))
+
+    def parts(self, key: bytes, old: bytes | None, new: bytes | None) -> Iterable[Part]:
+        """What an object's record commits to."""
+        return parts.object_parts(key, old, new)
+
+    def read(self, span: Span, disk: Reader) -> list[bytes] | None:
+        """Entries of the tables that servers share."""
+        return parts.read(span, disk)
 
     def _decode(self, operation: bytes) -> Update:
         known = self._decoded.get(operation)

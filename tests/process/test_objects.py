@@ -165,11 +165,47 @@ def test_an_exported_history_is_verified_with_the_key_alone(ring, notes, tmp_pat
         if place >= 97 * 3:
             break
     file.write_bytes(data)
-    check_failed(run(None, "verify", str(file), "--ring-key", "00" * 32), 6, "do not hold")
+    other = run(None, "verify", str(file), "--ring-key", "00" * 32)
+    check_failed(other, 6, "do not hold", "likely the key of another ring", "pond cluster status")
+    assert b"another ring" not in damaged.stderr
     check_failed(run(None, "verify", str(file), "--ring-key", "no key"), 2, "64 base-16 digits")
     truncated = run(None, "verify", "-", "--ring-key", key, "--json", stdin=data[:-1])
     assert truncated.returncode == 6
     assert b'"ok":false' in truncated.stdout
+
+
+def test_an_export_goes_into_a_pipe(ring, notes, tmp_path):
+    key = answer(ring, "cluster", "status")["public_key"]
+    done = subprocess.run(
+        [*POND, "export", "notes", "-o", "-"], cwd=tmp_path, env=environment(ring), capture_output=True, check=True
+    )
+    assert b"standard output: 3 versions of notes" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert b"versions 1 to 3" in run(None, "verify", "-", "--ring-key", key, stdin=done.stdout).stdout
+    check_failed(run(ring, "export", "notes", "-o", "-", "--json"), 2, "choose one")
+
+
+def test_an_export_is_not_shown_on_a_terminal(ring, notes):
+    controller, terminal = os.openpty()
+    try:
+        done = subprocess.run(
+            [*POND, "export", "notes", "-o", "-"], env=environment(ring), stdout=terminal, stderr=subprocess.PIPE
+        )
+    finally:
+        os.close(terminal)
+        os.close(controller)
+    assert done.returncode == 2
+    assert b"name a file with -o" in done.stderr
+
+
+def test_a_block_size_is_for_ever(ring):
+    pond(ring, "put", "sized", "--block-size", "8K", stdin=b"x")
+    pond(ring, "put", "sized", "--block-size", "8192", stdin=b"xx")
+    pond(ring, "put", "sized", "--block-size", "8192", "--if-version", "2", stdin=b"xxx")
+    for more in ([], ["--if-version", "3"], ["--if-absent"]):
+        refused = run(ring, "put", "sized", "--block-size", "16K", *more, stdin=b"y")
+        check_failed(refused, 2, "'sized' has blocks of 8192 bytes for ever, not of 16384", "leave the block size out")
+    assert pond(ring, "get", "sized") == b"xxx"
 
 
 def test_verify_by_name_fetches_everything(ring, notes):
@@ -184,6 +220,10 @@ def test_an_owner_key_alone_regains_everything(ring, notes, tmp_path):
     assert pond(ring, "key", "export", "-o", "-") == copy.read_bytes()
     assert pond(ring, "get", "notes", "--key", str(copy)) == notes[3]
     check_failed(run(ring, "key", "export", "-o", str(copy)), 2, "never overwritten")
+    for words in (["key", "new", "no/dir/k"], ["key", "export", "-o", "no/dir/k"]):
+        check_failed(run(ring, *words, cwd=tmp_path), 2, "there is no directory", "no/dir: make it first")
+    check_failed(run(tmp_path / "none", "key", "new"), 2, "there is no directory", "none: make it first")
+    assert list(tmp_path.iterdir()) == [copy]
     shown = pond(ring, "key", "show") + pond(ring, "key", "list") + pond(ring, "key", "list", "--json")
     assert copy.read_text().split()[3].encode() not in shown
 

@@ -1,6 +1,7 @@
 """The simulated disk: reads see what was written, a crash keeps a prefix of what was not synced."""
 
 import random
+from typing import Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +65,27 @@ def test_all_nothing_and_something_in_between_survive_crashes():
         assert left == [b"%d" % number for number in range(len(left))]
         seen.add(len(left))
     assert seen == set(range(6))
+
+
+def test_a_disk_may_keep_all_or_lose_all_of_what_was_not_synced():
+    cases: list[tuple[Literal["all", "none"], int]] = [("all", 5), ("none", 0)]
+    for survives, left in cases:
+        disk = Disk()
+        for number in range(5):
+            disk.write([Write("t", b"%d" % number, b"")])
+        assert disk.crash(random.Random(1), survives) == 5 - left
+        assert len(content(disk)) == left
+
+
+def test_a_flip_changes_one_bit_and_a_wiped_disk_is_empty():
+    disk = Disk()
+    assert disk.flip(random.Random(1)) is None
+    disk.write([Write("t", b"a", b"1234"), Write("t", b"b", b"")])
+    assert disk.flip(random.Random(1)) == "t"
+    changed = int.from_bytes(disk.get("t", b"a") or b"") ^ int.from_bytes(b"1234")
+    assert changed.bit_count() == 1
+    disk.wipe()
+    assert content(disk) == {}
 
 
 def test_what_is_not_there_reads_as_none():

@@ -53,9 +53,9 @@ def unknown_commands(markdown: str, pond: click.Command, make_targets: Iterable[
     return found
 
 
-def unknown_word(command: click.Command, words: list[str]) -> str | None:
+def unknown_word(command: click.Command, words: list[str], parent: click.Context | None = None) -> str | None:
     """The first word that is no sub-command where one has to be, or no option of the command that was reached."""
-    context = click.Context(command)
+    context = click.Context(command, parent=parent, **command.context_settings)
     options = {name: each for each in command.get_params(context) for name in [*each.opts, *each.secondary_opts]}
     position = 0
     while position < len(words):
@@ -69,7 +69,7 @@ def unknown_word(command: click.Command, words: list[str]) -> str | None:
             position += option.nargs if takes_value and not value else 0
         elif isinstance(command, click.Group):
             found = command.get_command(context, word)
-            return unknown_word(found, words[position:]) if found else word
+            return unknown_word(found, words[position:], context) if found else word
     return None
 
 

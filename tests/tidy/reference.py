@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pond.cli.main import EXIT_CODES
+
 WIDTH = 100
 
 
@@ -13,8 +15,11 @@ def cli_page(pond: click.Command, answers: list[Path]) -> str:
     """Every command's help, and every JSON answer with its keys."""
     parts = ["# Commands\n\nMade from the commands themselves: `pytest tests/tidy --rewrite` writes it anew.\n"]
     for words, command in commands(pond, ("pond",)):
-        context = click.Context(command, info_name=" ".join(words), max_content_width=WIDTH, terminal_width=WIDTH)
+        settings = {**pond.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+        context = click.Context(command, info_name=" ".join(words), **settings)
         parts.append(f"## {' '.join(words)}\n\n```\n{command.get_help(context)}\n```\n")
+    rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES]
+    parts.append("\n".join(["# Exit codes", "", "| code | meaning |", "|---|---|", *rows, ""]))
     parts.append("# JSON answers\n\nWhat `--json` prints. Keys that are here stay; more may come.\n")
     for file in answers:
         parts += structs(file)

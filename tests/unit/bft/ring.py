@@ -14,6 +14,7 @@ from bft.effects import (
     NeedRandom,
     Persist,
     RandomBytes,
+    Reader,
     Received,
     Rejected,
     Requested,
@@ -26,10 +27,10 @@ from bft.effects import (
     Write,
 )
 from bft.membership import Membership
-from bft.messages import Message, Request, RequestStatement
+from bft.messages import Message, Request, RequestStatement, Span
 from bft.replica import Replica
 from bft.secret import Secret
-from bft.service import Result, ServiceView
+from bft.service import Part, Result, ServiceView
 from bft.signatures import Ed25519Signer, Ed25519Verifier
 from bft.state_tree import Kind, state_key
 from bft.threshold import Frost, deal
@@ -107,6 +108,12 @@ class Register:
     def execute(self, operation: bytes, principal: bytes, request: bytes, time: int, view: ServiceView) -> Result:
         value = (view.state(self.KEY) or b"") + operation
         return Result(hashlib.sha256(value).digest(), {self.KEY: value}, ())
+
+    def parts(self, key: bytes, old: bytes | None, new: bytes | None) -> Iterable[Part]:
+        return []
+
+    def read(self, span: Span, disk: Reader) -> list[bytes] | None:
+        return None
 
 
 class Client:

@@ -1,5 +1,7 @@
 """How commands end: each cause as one line on standard error and the exit code that was promised."""
 
+import itertools
+import signal
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ from click.testing import CliRunner
 
 from pond import errors
 from pond.cli import objects
-from pond.cli.main import main
+from pond.cli.main import EXIT_CODES, main
 
 
 def commands(command, words=()):
@@ -46,6 +48,14 @@ def test_every_command_has_help():
         result = CliRunner().invoke(main, [*words, "--help"])
         assert result.exit_code == 0, (words, result.output)
         assert command.help, words
+
+
+def test_exit_codes_are_in_the_help_and_are_those_of_the_errors():
+    help_page = CliRunner().invoke(main, ["--help"]).output
+    assert "  3        aborted by a predicate, or not permitted: nothing has changed\n" in help_page
+    told = {code for code, _ in EXIT_CODES}
+    kinds = [getattr(errors, name) for name in dir(errors)]
+    assert {str(kind.exit_code) for kind in kinds if hasattr(kind, "exit_code")} <= told
 
 
 def test_every_result_command_has_json():
@@ -105,6 +115,20 @@ def test_a_bug_is_one_line_that_shows_nothing_of_what_the_exception_says(monkeyp
 def test_interrupts_and_broken_pipes(monkeypatch):
     monkeypatch.setattr(objects, "connected", failing(KeyboardInterrupt()))
     check_one_line(CliRunner().invoke(main, ["ls"]), 130, "interrupted")
+
+
+@pytest.mark.parametrize("moment", [b"click.core", b"click", b"msgspec", b"pond.cli.options"])
+def test_an_interrupt_while_the_command_is_loading_is_one_line(moment):
+    """Python tells of each import as it is done."""
+    program = [sys.executable, "-X", "importtime", "-P", "-m", "pond", "ls"]
+    command = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stderr is not None
+    loading = itertools.takewhile(lambda line: line.split()[-1] != moment, iter(command.stderr.readline, b""))
+    assert all(line.startswith(b"import time:") for line in loading)
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=60)
+    assert [line for line in said.splitlines() if not line.startswith(b"import time:")] == [b"pond: interrupted"]
+    assert command.returncode == 130
 
 
 @pytest.mark.parametrize(

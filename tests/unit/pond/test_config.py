@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pond import config
-from pond.config import ClusterFile, Hex, Member, NodeConfig
+from pond.config import LEAST_QUOTA_BYTES, ClusterFile, Hex, Member, NodeConfig
 from pond.errors import ClusterDamaged, NotFound, UsageError
 
 
@@ -31,7 +31,19 @@ def test_settings_come_back_as_they_were(tmp_path: Path) -> None:
     assert config.read(path, ClusterFile) == cluster()
     assert json.loads(path.read_text())["ring_key"] == (b"k" * 32).hex()
     config.write(path, NodeConfig(id=2, cluster="../../cluster.json"))
-    assert config.read(path, NodeConfig) == NodeConfig(id=2, cluster="../../cluster.json")
+    assert config.read(path, NodeConfig) == NodeConfig(id=2, cluster="../../cluster.json", quota_bytes=None)
+    config.write(path, NodeConfig(id=2, cluster="../../cluster.json", quota_bytes=LEAST_QUOTA_BYTES))
+    assert json.loads(path.read_text())["quota_bytes"] == LEAST_QUOTA_BYTES
+    path.write_text('{"format": 1, "id": 2, "cluster": "../../cluster.json"}')
+    assert config.read(path, NodeConfig).quota_bytes is None
+
+
+@pytest.mark.parametrize("quota", [0, -1, LEAST_QUOTA_BYTES - 1, 2**80, 1.5, "64 MiB"])
+def test_a_quota_that_makes_no_sense_is_refused(tmp_path: Path, quota: object) -> None:
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps({"format": 1, "id": 2, "cluster": "cluster.json", "quota_bytes": quota}))
+    with pytest.raises(ClusterDamaged, match="quota_bytes"):
+        config.read(path, NodeConfig)
 
 
 def test_a_file_that_is_not_there_or_a_directory(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ print(store.scan("log", b"0", b"z"), store.scan("blocks", b"0", b"z"))
 """
     inside = ["sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", program, str(tmp_path / "data")]
     done = subprocess.run(["unshare", "-rm", *inside], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    assert "is full: make room and start the server again" in done.stdout
+    assert "is full: make room there" in done.stdout
     assert "[(b'kept', b'1')] []" in done.stdout
 
 

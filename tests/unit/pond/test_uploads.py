@@ -5,12 +5,24 @@ import hashlib
 import os
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from bft.messages import Commit
 from bft.types import AgreedTime
+from pond.client.predicates import version_is
+from pond.errors import Aborted
 from pond.model.block import bguid
 from pond.model.tables import BLOCKS
-from pond.node.ring import SWEEP, UPLOAD_COST_BYTES, UPLOAD_SECONDS, RingServer, ToClient
-from pond.node.service import UPLOADS
+from pond.node.ring import SWEEP, RingServer, ToClient
+from pond.node.uploads import (
+    NOBODY,
+    SWEEP_SECONDS,
+    UPLOAD_COST_BYTES,
+    UPLOAD_SECONDS,
+    UPLOADS,
+    UPLOADS_BY_TIME,
+    account_of,
+)
 from pond.protocol import BlocksHeld, Overloaded, PutBlocks, Refused
 from tests.unit.client.harness import Cluster, VirtualLoop
 
@@ -26,9 +38,9 @@ def run(test: Callable[[Cluster], Awaitable[None]]) -> None:
         runner.run(start())
 
 
-def put(cluster: Cluster, block: bytes, server: int = 0) -> object:
+def put(cluster: Cluster, block: bytes, server: int = 0, key: str = "") -> object:
     """The server's answer to a PutBlocks."""
-    effects = cluster.servers[server].on_client("client", PutBlocks(7, [block]), cluster.now)
+    effects = cluster.servers[server].on_client("client", PutBlocks(7, [block]), cluster.now, key)
     cluster._perform(server, [effect for effect in effects if not isinstance(effect, ToClient)])
     [reply] = [effect.reply for effect in effects if isinstance(effect, ToClient)]
     return reply
@@ -52,7 +64,7 @@ def test_a_block_that_nothing_uses_goes_after_its_time() -> None:
         sweep(cluster, UPLOAD_SECONDS + 1)
         assert not held(cluster, block)
         assert cluster.disks[0].scan(UPLOADS, b"", b"\xff" * 33) == []
-        assert cluster.servers[0]._uploaded_bytes == 0
+        assert cluster.servers[0].uploads.held_bytes == 0
 
     run(test)
 
@@ -65,7 +77,7 @@ def test_a_block_that_is_sent_again_starts_its_time_anew() -> None:
         put(cluster, block)
         sweep(cluster, UPLOAD_SECONDS / 2 + 10)
         assert held(cluster, block)
-        assert cluster.servers[0]._uploaded_bytes == len(block) + UPLOAD_COST_BYTES, "counted once"
+        assert cluster.servers[0].uploads.held_bytes == len(block) + UPLOAD_COST_BYTES, "counted once"
 
     run(test)
 
@@ -78,7 +90,7 @@ def test_a_block_that_an_update_used_stays() -> None:
         await target.write(data)
         for server in range(4):
             assert cluster.disks[server].scan(UPLOADS, b"", b"\xff" * 33) == []
-            assert cluster.servers[server]._uploaded_bytes == 0
+            assert cluster.servers[server].uploads.held_bytes == 0
             sweep(cluster, 10 * UPLOAD_SECONDS, server)
         assert await target.read() == data
         store.close()
@@ -108,14 +120,98 @@ def test_a_block_that_an_update_on_its_way_names_is_not_let_go() -> None:
     run(test)
 
 
-def test_above_the_limit_the_answer_is_overload() -> None:
+def cost(size: int) -> int:
+    return size + UPLOAD_COST_BYTES
+
+
+def test_a_client_may_hold_as_much_as_it_leaves_free() -> None:
     async def test(cluster: Cluster) -> None:
-        server = RingServer(cluster.servers[0].replica, upload_limit_bytes=1000 + 2 * UPLOAD_COST_BYTES)
-        cluster.servers[0] = server
-        assert put(cluster, b"a" * 900) == BlocksHeld(7)
-        assert isinstance(put(cluster, b"b" * 200), Overloaded)
-        assert put(cluster, b"a" * 900) == BlocksHeld(7), "what is held already takes no room"
-        assert put(cluster, b"c" * 100) == BlocksHeld(7)
+        cluster.servers[0] = RingServer(cluster.servers[0].replica, upload_limit_bytes=4 * cost(900))
+        cluster.servers[0].uploads.restore(cluster.now)
+        assert put(cluster, b"a" * 900, key="greedy") == BlocksHeld(7)
+        assert put(cluster, b"b" * 900, key="greedy") == BlocksHeld(7), "half of the limit"
+        assert isinstance(put(cluster, b"c", key="greedy"), Overloaded)
+        assert put(cluster, b"a" * 900, key="greedy") == BlocksHeld(7), "what is held already takes no room"
+        assert put(cluster, b"d" * 900, key="modest") == BlocksHeld(7), "another client has room"
+        assert isinstance(put(cluster, b"e" * 900, key="modest"), Overloaded)
+        assert put(cluster, b"f" * 100, key="third") == BlocksHeld(7)
+        sweep(cluster, UPLOAD_SECONDS + 1)
+        assert put(cluster, b"c", key="greedy") == BlocksHeld(7), "what goes makes room again"
+
+    run(test)
+
+
+def test_uploads_leave_the_disk_its_reserve() -> None:
+    async def test(cluster: Cluster) -> None:
+        uploads = cluster.servers[0].uploads
+        uploads.has_room(2 * cost(1000))
+        assert put(cluster, b"a" * 1000) == BlocksHeld(7)
+        assert isinstance(put(cluster, b"b" * 2000), Overloaded), "counted at once, before the disk is asked again"
+        uploads.has_room(-1)
+        assert isinstance(put(cluster, b"c"), Overloaded)
+        assert put(cluster, b"a" * 1000) == BlocksHeld(7), "what is held already takes no room"
+        uploads.has_room(cost(1))
+        assert put(cluster, b"c") == BlocksHeld(7)
+
+    run(test)
+
+
+def test_an_upload_stays_on_its_account_until_an_update_commits_with_it() -> None:
+    async def test(cluster: Cluster) -> None:
+        block = b"mine"
+        put(cluster, block, key="mine")
+        since, account = split(cluster.disks[0].get(UPLOADS, bguid(block)))
+        assert account == account_of("mine")
+        cluster.skew += 1_000_000
+        put(cluster, block, key="another's")
+        again, account = split(cluster.disks[0].get(UPLOADS, bguid(block)))
+        assert (again - since, account) == (1_000_000, account_of("mine"))
+        assert [key[10:] for key, _ in cluster.disks[0].scan(UPLOADS_BY_TIME, b"", b"\xff" * 9)] == [bguid(block)]
+
+    run(test)
+
+
+def split(mark: bytes | None) -> tuple[int, bytes]:
+    assert mark is not None
+    return int.from_bytes(mark[:8], "big"), mark[8:]
+
+
+def test_blocks_of_an_update_that_aborts_wait_on() -> None:
+    async def test(cluster: Cluster) -> None:
+        store = cluster.store()
+        target = await store.create("small")
+        await target.write(b"first")
+        with pytest.raises(Aborted):
+            await target.update().when(version_is(7)).append(b"never").commit()
+        for server in range(4):
+            [(key, _)] = cluster.disks[server].scan(UPLOADS_BY_TIME, b"", b"\xff" * 9)
+            assert key[8:10] == NOBODY
+            assert cluster.disks[server].get(UPLOADS, key[10:]) == key[:10]
+            sweep(cluster, 2 * UPLOAD_SECONDS, server)
+            assert cluster.disks[server].get(BLOCKS, key[10:]) is None
+            assert cluster.servers[server].uploads.held_bytes == 0
+        assert await target.read() == b"first"
+        store.close()
+
+    run(test)
+
+
+def test_a_sweep_after_a_long_absence_goes_in_steps() -> None:
+    async def test(cluster: Cluster) -> None:
+        for minute in range(10):
+            put(cluster, b"block %d" % minute)
+            cluster.skew += 60_000_000
+        server = cluster.servers[0]
+        left = []
+        while server.uploads.held_bytes:
+            sweep(cluster, 2 * UPLOAD_SECONDS)
+            left.append(len(cluster.disks[0].scan(UPLOADS, b"", b"\xff" * 33)))
+        assert left[0] == 9, "what came in one minute"
+        assert left == sorted(left, reverse=True)
+        assert len(left) < 10, "minutes of little are taken together"
+        for _ in range(10):
+            sweep(cluster, 2 * UPLOAD_SECONDS)
+        assert server.uploads.sweep_after_seconds == SWEEP_SECONDS
 
     run(test)
 
@@ -132,6 +228,6 @@ def test_what_was_uploaded_counts_again_after_a_restart() -> None:
         put(cluster, b"a" * 900)
         again = RingServer(cluster.servers[0].replica)
         again.started(cluster.now, b"start %10d" % 99)
-        assert again._uploaded_bytes == 900 + UPLOAD_COST_BYTES
+        assert again.uploads.held_bytes == 900 + UPLOAD_COST_BYTES
 
     run(test)

@@ -1,0 +1,77 @@
+"""Many seeds, one after another or several at a time, each worker in a process of its own."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import NamedTuple
+
+from cluster.faults.manifest import Manifest
+from cluster.sim.drawing import drawn
+from cluster.sim.ring import Run, simulate
+from cluster.sim.trace import Observe
+
+CHUNK = 8
+"""Seeds handed to a worker at a time."""
+
+
+class Plan(NamedTuple):
+    """What each seed runs: one manifest for all, or each the one that it draws."""
+
+    operations: int
+    manifest: Manifest | None = None
+    path: str = ""
+    """Where that manifest came from."""
+
+    def manifest_of(self, seed: int) -> Manifest:
+        """The manifest of a seed."""
+        return self.manifest or drawn(seed, self.operations)
+
+    def run(self, seed: int, observe: Observe | None = None) -> Run:
+        """One seed to its end."""
+        return simulate(seed, self.manifest_of(seed), observe)
+
+    def replay(self, seeds: range) -> str:
+        """The command that does the same again."""
+        which = f"--seed {seeds[0]}" if len(seeds) == 1 else f"--seeds {seeds[0]}..{seeds[-1]}"
+        how = f"--operations {self.operations}" if self.manifest is None else f"--manifest {shlex.quote(self.path)}"
+        return f"pond sim ring {which} {how}"
+
+
+def runs(plan: Plan, seeds: range, jobs: int) -> Iterator[Run]:
+    """As they come to their ends."""
+    if jobs == 1 or len(seeds) == 1:
+        yield from map(plan.run, seeds)
+        return
+    with ProcessPoolExecutor(min(jobs, os.cpu_count() or 1), initializer=_begin_worker) as pool:
+        chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+        try:
+            for done in as_completed([pool.submit(_run_some, plan, chunk) for chunk in chunks]):
+                yield from done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _run_some(plan: Plan, seeds: range) -> list[Run]:
+    return [plan.run(seed) for seed in seeds]
+
+
+def _begin_worker() -> None:
+    """An interrupt is the parent's to answer, a worker dies of SIGTERM at once, and none outlives its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(0)

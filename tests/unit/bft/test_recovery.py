@@ -1,0 +1,98 @@
+"""Replicas that come back after long, also with an empty disk: a state is fetched, and nothing said too early."""
+
+import pytest
+
+from bft.effects import Broadcast, Send
+from bft.messages import Commit, NewView, Prepare, PrePrepare, ViewChange
+from bft.recovery import lost_votes
+from bft.tuning import Tuning
+from bft.types import ReplicaId
+from tests.unit.bft.ring import Client, MemoryDisk, Ring
+
+SMALL = Tuning(interval=4, window=8, retained=8, pool=16)
+
+VOTES = PrePrepare | Prepare | Commit | ViewChange | NewView
+
+
+def tick(ring: Ring, times: int, idle: bool = False) -> None:
+    for _ in range(times):
+        ring.fire("tick")
+        if idle:
+            ring.fire("idle")
+
+
+def order(ring: Ring, client: Client, count: int, to: tuple[int, ...] = (0,)) -> None:
+    for _ in range(count):
+        ring.submit(client.request(b"%d " % client.number), to)
+
+
+@pytest.mark.parametrize("away", [1, 2, 3])
+def test_who_was_away_for_longer_than_the_logs_reach_fetches_the_state(away: int) -> None:
+    ring, client = Ring(tuning=SMALL), Client()
+    order(ring, client, 3)
+    ring.crash(ReplicaId(away))
+    order(ring, client, 60)
+    ring.restart(ReplicaId(away))
+    tick(ring, 30, idle=True)
+    tick(ring, 3)
+    assert len(set(ring.executed)) == 1
+    assert len({replica.execution.tree.root for replica in ring.replicas}) == 1
+    other = next(i for i in (1, 2, 3) if i != away)
+    ring.crash(ReplicaId(other))
+    order(ring, client, 5)
+    assert len({ring.executed[0], ring.executed[away]}) == 1, "its vote counts again"
+    assert ring.replicas[away].execution.tree.get(ring.replicas[away]._service.KEY).endswith(b"67 ")  # type: ignore
+
+
+def lose_disk(ring: Ring, identity: int) -> None:
+    ring.crash(ReplicaId(identity))
+    ring.disks[identity].tables.clear()
+    ring.disks[identity].write(lost_votes())
+    ring.disks[identity].sync()
+    ring.restart(ReplicaId(identity))
+    ring.run()
+
+
+@pytest.mark.parametrize("lost", range(4))
+def test_who_lost_its_disk_says_nothing_until_its_old_votes_cannot_matter(lost: int) -> None:
+    ring, client = Ring(tuning=SMALL), Client()
+    order(ring, client, 30)
+    spoken: list[object] = []
+    lose_disk(ring, lost)
+    silent = ring.replicas[lost]
+    perform = ring.perform
+
+    def listen(identity: ReplicaId, effects: list[object]) -> None:
+        if identity == lost and silent.recovery.silent_until:
+            said = [e.message for e in effects if isinstance(e, Send | Broadcast)]
+            spoken.extend(message for message in said if isinstance(message, VOTES))
+        perform(identity, effects)  # type: ignore[arg-type]
+
+    ring.perform = listen  # type: ignore[method-assign,assignment]
+    tick(ring, 20, idle=True)
+    assert silent.execution.executed >= 28
+    for _ in range(60):
+        if not silent.recovery.silent_until:
+            break
+        tick(ring, 1, idle=True)
+    assert not spoken
+    assert silent.recovery.silent_until == 0
+    assert silent.execution.executed >= 28 + 2 * SMALL.window
+    leader = ring.replicas[(lost + 1) % 4].ordering.primary
+    other = next(i for i in range(4) if i not in (lost, leader))
+    ring.crash(ReplicaId(other))
+    before = ring.replicas[leader].execution.executed
+    order(ring, client, 5, to=(0, 1, 2, 3))
+    tick(ring, 3)
+    assert ring.replicas[leader].execution.executed > before, "it votes again"
+
+
+def test_silence_outlasts_a_restart() -> None:
+    ring, client = Ring(tuning=SMALL), Client()
+    order(ring, client, 30)
+    lose_disk(ring, 3)
+    ring.crash(ReplicaId(3))
+    ring.restart(ReplicaId(3))
+    assert ring.replicas[3].recovery.silent_until
+    assert ring.replicas[3].ordering.silent
+    assert isinstance(ring.disks[3], MemoryDisk)

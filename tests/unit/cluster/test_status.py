@@ -1,0 +1,140 @@
+"""What `pond cluster status` says of every state that a ring can be in."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster import status
+from cluster.launch import Report
+from cluster.layout import Layout
+from cluster.processes import STOPPED, Process, State
+from pond.config import ClusterFile, Hex, Member
+from pond.protocol import Condition, ServerStatus
+
+RUNNING = Process(State.RUNNING, 100)
+PAUSED = Process(State.PAUSED, 100)
+
+
+def layout(size=4):
+    members = tuple(
+        Member(id=i, public_key=Hex(bytes([i] * 32)), peer_address="p", client_address="c", metrics_address="m")
+        for i in range(size)
+    )
+    cluster = ClusterFile(
+        ring_id=Hex(bytes(32)), epoch=0, ring_key=Hex(bytes(32)), members=members, created="2000-01-01T00:00:00+00:00"
+    )
+    return Layout(Path("/nowhere"), cluster)
+
+
+def says(sequence=1000, view=0, primary=0, condition=Condition.SERVING, detail="", active=True, free=2**30):
+    """What a server answers."""
+    numbers = (1, 0, view, primary, sequence, sequence, 0, 0)
+    return ServerStatus(*numbers, bytes(32), 0, 0, 0, {}, condition, detail, free, active)
+
+
+def look(*servers):
+    """Status of a ring: for each server what it answers, or else how its process is."""
+    place = layout(len(servers))
+    reports = [
+        Report(server, RUNNING, said) if isinstance(said, ServerStatus) else Report(server, said, None)
+        for server, said in zip(place.servers, servers, strict=True)
+    ]
+    return status.look(place, reports)
+
+
+def sentences(*servers):
+    return status.sentences(look(*servers))
+
+
+def test_all_is_well():
+    assert sentences(says(), says(), says(), says()) == [
+        "ring-0 leads, in view 0.",
+        "All 4 servers serve; any one of them may fail or lie.",
+    ]
+    assert "any three of them" in sentences(*[says()] * 10)[-1]
+
+
+def test_a_table_has_a_line_for_each_server():
+    found = look(says(), says(sequence=998, condition=Condition.CATCHING_UP), STOPPED, says(view=4))
+    lines = [line.split() for line in status.figures(found).splitlines()]
+    assert lines[0] == "SERVER STATE PID VIEW SEQUENCE BEHIND DISK FREE ROLE/NOTE".split()
+    assert lines[1] == "ring-0 running 100 0 1000 0 0 bytes 1.0 GiB leads".split()
+    assert lines[2] == "ring-1 running 100 0 998 2 0 bytes 1.0 GiB catching up".split()
+    assert lines[3] == "ring-2 stopped - - - - 0 bytes -".split()
+    assert lines[4] == "ring-3 running 100 4 1000 0 0 bytes 1.0 GiB".split()
+
+
+@pytest.mark.parametrize(
+    ("process", "said"),
+    [
+        (STOPPED, "ring-3 is stopped: `pond cluster restart ring-3` starts it."),
+        (PAUSED, "ring-3 is paused: `pond cluster resume ring-3` lets it go on."),
+        (RUNNING, "ring-3 runs and does not answer: `pond cluster logs ring-3` may say why, "),
+        (says(sequence=900), "ring-3 serves, 100 batches behind."),
+        (says(sequence=900, condition=Condition.TRANSFERRING), "ring-3 is transferring, 100 batches behind."),
+        (says(condition=Condition.CATCHING_UP, detail="3 of 9 parts."), "ring-3 is catching up: 3 of 9 parts."),
+        (says(condition=Condition.DISK_FULL, detail="no room"), "ring-3: its disk is full: no room; make room there, "),
+        (says(condition=Condition.DISK_FAILING), "ring-3: its disk fails; move its directory to another disk, then "),
+        (says(condition=Condition.DISK_DAMAGED), "ring-3: what is on its disk is damaged; `pond cluster logs ring-3`"),
+        (says(condition=Condition.DIVERGED), "ring-3: its state differs from the ring's, so it answers no reads."),
+        (says(view=2, primary=2), "ring-3 is in view 2, others are in view 0."),
+    ],
+)
+def test_each_trouble_has_a_sentence_that_says_what_to_do(process, said):
+    found = sentences(says(), says(), says(), process)
+    assert found[0] == "ring-0 leads, in view 0."
+    assert found[1].startswith(said)
+
+
+def test_what_the_troubles_mean_for_users():
+    full = says(condition=Condition.DISK_FULL)
+    assert "no more may fail until" in sentences(says(), says(), says(), full)[-1]
+    assert look(says(), says(), says(), full).may_fail == 0
+    assert "Only 2 of 4 servers serve and 3 are needed: writes wait" in sentences(says(), says(), STOPPED, full)[-1]
+    assert look(says(), says(), STOPPED, full).may_fail == -1
+    assert "5 of 7 servers; no more" in sentences(*[says()] * 5, STOPPED, PAUSED)[-1]
+    assert "6 of 7 servers; one more may fail" in sentences(*[says()] * 6, STOPPED)[-1]
+    assert sentences(*[STOPPED] * 4) == ["The cluster is stopped: `pond cluster up` starts it."]
+
+
+def test_a_server_that_lags_little_is_no_news():
+    assert len(sentences(says(), says(sequence=990), says(), says())) == 2
+
+
+def test_no_server_leads_by_the_word_of_f():
+    found = look(says(), says(view=1, primary=1), STOPPED, STOPPED)
+    assert (found.primary, found.view) == (None, None)
+    said = status.sentences(found)[0]
+    assert said.startswith("The servers do not agree who leads: ring-0 says ring-0 in view 0, ring-1 says ring-1")
+    assert sentences(says(), STOPPED, STOPPED, STOPPED)[0] == "Too few servers answer to say who leads."
+
+
+def test_of_two_views_that_f_plus_1_servers_tell_of_the_later_counts():
+    found = look(says(), says(), says(view=5, primary=1), says(view=5, primary=1))
+    assert (found.primary, found.view) == ("ring-1", 5)
+
+
+def test_between_two_views_nobody_leads():
+    changing = says(view=1, primary=1, active=False, condition=Condition.CHANGING_VIEW)
+    found = look(STOPPED, changing, changing, changing)
+    assert found.primary is None
+    assert "ring-1, ring-2, ring-3 are changing view: writes wait" in status.sentences(found)[0]
+    assert found.may_fail == 0
+
+
+def test_a_leader_that_is_gone_is_replaced():
+    assert sentences(STOPPED, says(), says(), says())[0] == (
+        "ring-0 leads in view 0, but is stopped: the others elect another one."
+    )
+    assert sentences(STOPPED, PAUSED, says(), says())[0] == "ring-0 leads in view 0, but is stopped."
+
+
+def test_one_server_that_boasts_makes_no_other_lag():
+    found = look(says(), says(), says(), says(sequence=2**60))
+    assert [server.behind for server in found.ring] == [0, 0, 0, 0]
+    assert [server.behind for server in look(says(), STOPPED, STOPPED, STOPPED).ring] == [None] * 4
+
+
+def test_what_a_server_says_stays_one_line_and_short():
+    found = look(says(), says(), says(), says(condition=Condition.DIVERGED, detail="\x1b[31m{}\n" * 1000))
+    assert all(line.isprintable() and len(line) < 1000 for line in status.sentences(found))
