@@ -405,7 +405,9 @@ class Replica:
         while len(self.requests) and self._may_propose():
             self._proposed_at[self.ordering.next] = now
             batch = self.requests.take_batch()
-            effects += self.ordering.propose(batch, self.signing.plan(self.ordering.next), now)
+            effects += self.ordering.propose(
+                batch, self.signing.plan(self.ordering.next, self.ordering.committers), now
+            )
         return effects
 
     def _may_propose(self) -> bool:
@@ -554,7 +556,7 @@ class Replica:
         if not self._may_propose():
             return []
         self._proposed_at[self.ordering.next] = now
-        return self.ordering.propose([], self.signing.plan(self.ordering.next), now)
+        return self.ordering.propose([], self.signing.plan(self.ordering.next, self.ordering.committers), now)
 
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
         self._ticks += 1
