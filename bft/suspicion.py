@@ -105,12 +105,10 @@ class Suspicion:
         """For how many ticks nothing has been executed."""
         return self._idle
 
-    def overdue(self, uncertified: bool) -> bool:
+    @property
+    def overdue(self) -> bool:
         """Whether not even an empty batch has come when it should have."""
-        return self._idle > self._idle_ticks(uncertified)
-
-    def _idle_ticks(self, uncertified: bool) -> float:
-        return UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS
+        return self._idle > IDLE_SECONDS / TICK_SECONDS
 
     def tick(
         self, waiting: bool, alone: bool, oldest_ticks: int, usual_ticks: float, uncertified: bool
@@ -127,7 +125,7 @@ class Suspicion:
             patience += STARTING_SECONDS / TICK_SECONDS
         if self._waiting > patience:
             return Reason.SILENT
-        if self._idle > patience + self._idle_ticks(uncertified):
+        if self._idle > patience + (UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS):
             return Reason.IDLE
         if oldest_ticks > STARVED * (self.patience + min(usual_ticks, MOST_SECONDS / TICK_SECONDS)):
             return Reason.STARVES
