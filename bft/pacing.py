@@ -3,12 +3,9 @@
 from bft.suspicion import IDLE_SECONDS
 from bft.types import AgreedTime, Sequence
 
-FIRST_SECONDS = 0.2
-"""How soon an idle ring orders an empty batch while what ran is not certified, as after a start or a view change:
-nothing of it can be read before."""
-
 HURRY_SECONDS = 0.02
-"""The same while a replica that lost its votes waits for checkpoints: a window of numbers takes some seconds."""
+"""How often an idle ring orders an empty batch while a replica that lost its votes waits for a checkpoint: a window of
+numbers takes some seconds."""
 
 
 class Pacing:
@@ -32,14 +29,12 @@ class Pacing:
         proposed = self._proposed.pop(sequence, None)
         return (now - proposed) / 1e6 if proposed is not None else None
 
-    def idle_seconds(self, uncertified: bool, hurry: bool) -> float:
+    def idle_seconds(self, hurry: bool) -> float:
         """How long a ring may be idle before its primary orders an empty batch."""
-        if hurry:
-            return HURRY_SECONDS
-        return FIRST_SECONDS if uncertified else IDLE_SECONDS
+        return HURRY_SECONDS if hurry else IDLE_SECONDS
 
     def left_seconds(self, seconds: float, now: AgreedTime) -> float:
-        """What is left of so many seconds since the last proposal: others count from there as well. All of them when
-        the clock has jumped."""
+        """What is left of so many seconds since the last proposal, from where others count as well; all of them when the
+        clock went back."""
         since = (now - self._last) / 1e6
-        return seconds - since if 0 <= since < seconds else seconds
+        return max(0.0, seconds - since) if since >= 0 else seconds

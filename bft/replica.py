@@ -26,7 +26,6 @@ from bft.effects import (
     Requested,
     SetTimer,
     Started,
-    Store,
     Timer,
     TimerFired,
     ViewChanged,
@@ -71,7 +70,7 @@ from bft.sessions import LONGEST_LIFE_SECONDS
 from bft.signatures import Signer, Verifier
 from bft.signing import Signing
 from bft.statement import Digest
-from bft.suspicion import TICK_SECONDS, Suspicion
+from bft.suspicion import TICK_SECONDS, UNCERTIFIED_IDLE_TICKS, Suspicion
 from bft.threshold import ThresholdScheme
 from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, ReplicaId, Sequence, View
@@ -128,6 +127,7 @@ class Replica:
         self._early = Early()
         self._ticks = 0
         self._pacing = Pacing()
+        self._uncertified_ticks = 0
 
     @property
     def is_primary(self) -> bool:
@@ -436,7 +436,7 @@ class Replica:
             batch = self.batches.get(sequence, digest)
             if batch is None:
                 break
-            effects += self._log_ran(sequence, digest)
+            effects += self.catch_up.ran(sequence, digest, batch)
             ran = self.execution.run(DecidedBatch(sequence, batch.time, digest, batch.requests))
             effects += ran
             for machine in (self.ordering, self.catch_up):
@@ -478,19 +478,6 @@ class Replica:
         self.recovery.checkpoint(sequence, installed.time, installed.tree)
         settled = self._settled(self.checkpoints.installed(proven))
         return [Persist(writes), *settled, *self.retransmission.ask()]
-
-    def _log_ran(self, sequence: Sequence, digest: Digest) -> list[Effect]:
-        """Which batch runs, to be told to others; with the batch itself when this replica never voted for it."""
-        place = log.read_entry(self._disk, sequence).place_of(digest)
-        writes: tuple[Write, ...] = ()
-        if place is None:
-            place = log.PLACES - 1
-            batch = self.batches.get(sequence, digest)
-            assert batch is not None, f"batch {sequence} runs, but is not here"
-            writes = (log.contents(sequence, place, batch.contents()),)
-        writes = (*writes, log.ran(sequence, digest, place))
-        self._disk.record(writes)
-        return [Store(writes)]
 
     def _progressed(self, sequence: Sequence, now: AgreedTime) -> None:
         took = self._pacing.ran(sequence, now)
@@ -542,7 +529,7 @@ class Replica:
     def _set_idle_timer(self, since_last: AgreedTime | None = None) -> SetTimer:
         """To order an empty batch when nothing is proposed for a while from now on, or, given the time, since the last
         proposal."""
-        seconds = self._pacing.idle_seconds(self._uncertified, self.recovery.learners_wait)
+        seconds = self._pacing.idle_seconds(self.recovery.learners_wait)
         if since_last is not None:
             seconds = self._pacing.left_seconds(seconds, since_last)
         return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), seconds)
@@ -557,17 +544,29 @@ class Replica:
             return []
         if timer.number != self.ordering.next:
             return [self._set_idle_timer(since_last=now)]
-        proposed = self._propose_one([], now) if self._may_propose() else []
-        return [*proposed, self._set_idle_timer()]
+        return [*self._propose_empty(now), self._set_idle_timer()]
+
+    def _propose_empty(self, now: AgreedTime) -> list[Effect]:
+        return self._propose_one([], now) if self._may_propose() else []
+
+    def _cover_uncertified(self, now: AgreedTime) -> list[Effect]:
+        """As primary with nothing under way: an empty batch, whose certificate covers what ran without one."""
+        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
+        self._uncertified_ticks = self._uncertified_ticks + 1 if idle else 0
+        if self._uncertified_ticks < UNCERTIFIED_IDLE_TICKS:
+            return []
+        self._uncertified_ticks = 0
+        return self._propose_empty(now)
 
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
         self._ticks += 1
         self.requests.expire(self.execution.time)
         self.batches.tick()
         effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
-        effects += self._suspect(now)
+        effects += self._suspect(now) + self._cover_uncertified(now)
+        overdue = self.suspicion.overdue(self._uncertified)
         under_way = self.ordering.heard() or self.batches.lacking or len(self.requests) > 0
-        waiting = not self.views.active or under_way
+        waiting = not self.views.active or under_way or overdue
         effects += self.retransmission.tick(waiting)
         effects += self.recovery.tick(self.retransmission.stuck_ticks) + self._install()
         self.ordering.silent = self.recovery.silent_until > 0

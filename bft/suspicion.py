@@ -14,6 +14,10 @@ TICK_SECONDS = 0.1
 IDLE_SECONDS = 1.0
 """An idle ring orders an empty batch this often: the one source of freshness for all objects (design.md, 5)."""
 
+UNCERTIFIED_IDLE_TICKS = 2
+"""It does so after this long already while what ran is not certified, as after a start or a view change: nothing of it
+can be read before. So a primary that dies between the two is missed soon, though nothing waits to be executed."""
+
 LEAST_SECONDS = 0.4
 """How long anything may take before the primary is suspected, at least: many round trips and fsyncs of any healthy
 ring, and no more than a user forgives when a primary dies."""
@@ -95,6 +99,13 @@ class Suspicion:
         """For how many ticks nothing has been executed."""
         return self._idle
 
+    def overdue(self, uncertified: bool) -> bool:
+        """Whether not even an empty batch has come when it should have."""
+        return self._idle > self._idle_ticks(uncertified)
+
+    def _idle_ticks(self, uncertified: bool) -> float:
+        return UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS
+
     def tick(
         self, waiting: bool, alone: bool, oldest_ticks: int, usual_ticks: float, uncertified: bool
     ) -> Reason | None:
@@ -106,7 +117,7 @@ class Suspicion:
         patience = self.patience + (DOUBT_SECONDS / TICK_SECONDS if alone else 0)
         if self._waiting > patience:
             return Reason.SILENT
-        if self._idle > patience + IDLE_SECONDS / TICK_SECONDS:
+        if self._idle > patience + self._idle_ticks(uncertified):
             return Reason.IDLE
         if oldest_ticks > STARVED * (self.patience + min(usual_ticks, MOST_SECONDS / TICK_SECONDS)):
             return Reason.STARVES

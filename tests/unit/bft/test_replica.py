@@ -12,6 +12,7 @@ from bft.replica import Replica
 from bft.retransmission import STATUS_TICKS
 from bft.sessions import page_key
 from bft.signatures import Ed25519Verifier
+from bft.suspicion import IDLE_SECONDS, LEAST_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS
 from bft.tuning import DEFAULT
 from bft.types import AgreedTime, Epoch, ReplicaId, Sequence, View
 from tests.unit.bft.ring import Client, Ring
@@ -359,3 +360,31 @@ def test_a_backup_that_is_asked_alone_passes_the_request_on_at_its_next_tick() -
     ring.fire("tick")
     assert ring.executed == [1] * 4
     assert len(ring.answers) == 1
+
+
+def test_a_primary_that_dies_before_it_certifies_is_missed_sooner_than_an_idle_one() -> None:
+    """Nothing waits at the backups, but what ran cannot be read: the empty batch that covers it is due at once."""
+    ticks = {}
+    for dies_before_it_certifies in (True, False):
+        ring = Ring()
+        if dies_before_it_certifies:
+            ring.catch(Certified)
+        ring.submit(Client().request(b"a"))
+        ring.deliver_all()
+        ring.crash(ReplicaId(0))
+        ticks[dies_before_it_certifies] = 0
+        while ring.replicas[1].views.view == 0:
+            ring.fire("tick")
+            ticks[dies_before_it_certifies] += 1
+    assert ticks[True] * TICK_SECONDS <= LEAST_SECONDS + (UNCERTIFIED_IDLE_TICKS + 1) * TICK_SECONDS
+    assert ticks[False] * TICK_SECONDS > IDLE_SECONDS
+
+
+def test_a_primary_with_nothing_to_do_covers_what_ran_uncertified_at_once() -> None:
+    ring = Ring()
+    ring.catch(SignatureShare)
+    ring.submit(Client().request(b"a"))
+    ring.deliver_all()
+    for _ in range(UNCERTIFIED_IDLE_TICKS + 1):
+        ring.fire("tick")
+    assert [replica.execution.certified.sequence for replica in ring.replicas if replica.execution.certified] == [2] * 4
