@@ -335,6 +335,12 @@ class Ordering:
             return None
         return Committed(slot.digest, self.view, slot.plan)
 
+    @property
+    def committers(self) -> set[ReplicaId]:
+        """Who has sent COMMIT for what ran last, in this view: they are up, and in step."""
+        slot = self.slots.get(self._executed)
+        return set(slot.commits) if slot is not None else set()
+
     def executed(self, sequence: Sequence) -> None:
         """The state includes the batch at this number: what it takes to say it again is in the log."""
         self._executed = sequence

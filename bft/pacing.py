@@ -4,7 +4,7 @@ from bft.suspicion import IDLE_SECONDS
 from bft.types import AgreedTime, Sequence
 
 HURRY_SECONDS = 0.02
-"""How often an idle ring orders an empty batch while a replica that lost its votes waits for a checkpoint: a window of
+"""How soon an idle ring orders an empty batch while a replica that lost its votes waits for a checkpoint: a window of
 numbers takes some seconds."""
 
 
@@ -34,7 +34,7 @@ class Pacing:
         return HURRY_SECONDS if hurry else IDLE_SECONDS
 
     def left_seconds(self, seconds: float, now: AgreedTime) -> float:
-        """What is left of so many seconds since the last proposal, from where others count as well; all of them when the
-        clock went back."""
+        """What is left of so many seconds since the last proposal, from where others count too; all when the clock went
+        back."""
         since = (now - self._last) / 1e6
         return max(0.0, seconds - since) if since >= 0 else seconds

@@ -127,7 +127,6 @@ class Replica:
         self._early = Early()
         self._ticks = 0
         self._pacing = Pacing()
-        self._uncertified_ticks = 0
 
     @property
     def is_primary(self) -> bool:
@@ -410,7 +409,8 @@ class Replica:
 
     def _propose_one(self, batch: list[Admitted], now: AgreedTime) -> list[Effect]:
         self._pacing.proposed(self.ordering.next, now)
-        return self.ordering.propose(batch, self.signing.plan(self.ordering.next), now)
+        plan = self.signing.plan(self.ordering.next, self.ordering.committers)
+        return self.ordering.propose(batch, plan, now)
 
     def _may_propose(self) -> bool:
         return (
@@ -549,30 +549,23 @@ class Replica:
     def _propose_empty(self, now: AgreedTime) -> list[Effect]:
         return self._propose_one([], now) if self._may_propose() else []
 
-    def _cover_uncertified(self, now: AgreedTime) -> list[Effect]:
-        """As primary with nothing under way: an empty batch, whose certificate covers what ran without one."""
-        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
-        self._uncertified_ticks = self._uncertified_ticks + 1 if idle else 0
-        if self._uncertified_ticks < UNCERTIFIED_IDLE_TICKS:
-            return []
-        self._uncertified_ticks = 0
-        return self._propose_empty(now)
-
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
         self._ticks += 1
         self.requests.expire(self.execution.time)
         self.batches.tick()
         effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
-        effects += self._suspect(now) + self._cover_uncertified(now)
-        overdue = self.suspicion.overdue(self._uncertified)
+        effects += self._suspect(now)
         under_way = self.ordering.heard() or self.batches.lacking or len(self.requests) > 0
-        waiting = not self.views.active or under_way or overdue
+        waiting = not self.views.active or under_way or self._uncertified or self.suspicion.overdue
         effects += self.retransmission.tick(waiting)
         effects += self.recovery.tick(self.retransmission.stuck_ticks) + self._install()
         self.ordering.silent = self.recovery.silent_until > 0
         if self.retransmission.stuck_ticks:
             self.batches.look_again()
             effects += self._batches_arrived(now) + self.batches.fetch(self._ticks)
+        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
+        if idle and self.retransmission.stuck_ticks >= UNCERTIFIED_IDLE_TICKS:
+            effects += self._propose_empty(now)  # its certificate covers what ran without one
         return effects
 
     def _suspect(self, now: AgreedTime) -> list[Effect]:

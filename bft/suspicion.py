@@ -43,6 +43,10 @@ DOUBT_SECONDS = 2.0
 cut off. After that it leaves all the same: those who know more may be gone."""
 
 
+STARTING_SECONDS = 2.0
+"""The same before anything has run since the start: the processes of a ring do not start at one moment."""
+
+
 class Reason(Enum):
     """Why a primary is given up."""
 
@@ -59,6 +63,7 @@ class Suspicion:
     def __init__(self) -> None:
         self.doublings = 0
         self._typical_seconds = 0.0
+        self._has_run = False
         self._waiting = 0
         self._idle = 0
         self._uncertified = 0
@@ -77,6 +82,7 @@ class Suspicion:
 
     def executed(self, fresh: bool) -> None:
         """A batch ran; a fresh one, which this view's primary proposed, shows that it does its work."""
+        self._has_run = True
         self._waiting = self._idle = 0
         if fresh:
             self.doublings = 0
@@ -99,12 +105,10 @@ class Suspicion:
         """For how many ticks nothing has been executed."""
         return self._idle
 
-    def overdue(self, uncertified: bool) -> bool:
+    @property
+    def overdue(self) -> bool:
         """Whether not even an empty batch has come when it should have."""
-        return self._idle > self._idle_ticks(uncertified)
-
-    def _idle_ticks(self, uncertified: bool) -> float:
-        return UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS
+        return self._idle > IDLE_SECONDS / TICK_SECONDS
 
     def tick(
         self, waiting: bool, alone: bool, oldest_ticks: int, usual_ticks: float, uncertified: bool
@@ -114,10 +118,14 @@ class Suspicion:
         self._waiting = self._waiting + 1 if waiting else 0
         self._idle += 1
         self._uncertified = self._uncertified + 1 if uncertified else 0
-        patience = self.patience + (DOUBT_SECONDS / TICK_SECONDS if alone else 0)
+        patience: float = self.patience
+        if alone:
+            patience += DOUBT_SECONDS / TICK_SECONDS
+        if not self._has_run:
+            patience += STARTING_SECONDS / TICK_SECONDS
         if self._waiting > patience:
             return Reason.SILENT
-        if self._idle > patience + self._idle_ticks(uncertified):
+        if self._idle > patience + (UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS):
             return Reason.IDLE
         if oldest_ticks > STARVED * (self.patience + min(usual_ticks, MOST_SECONDS / TICK_SECONDS)):
             return Reason.STARVES

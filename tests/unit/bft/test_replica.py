@@ -208,10 +208,10 @@ def test_lost_nonces_are_published_again() -> None:
     ring = Ring()
     ring.crash(ReplicaId(0))
     ring.restart(ReplicaId(0))  # the primary has none of the others' nonces now
-    assert ring.replicas[0].signing.plan(Sequence(1)) is None
+    assert ring.replicas[0].signing.plan(Sequence(1), set()) is None
     for _ in range(12):
         ring.fire("tick")
-    plan = ring.replicas[0].signing.plan(Sequence(1))
+    plan = ring.replicas[0].signing.plan(Sequence(1), set())
     assert plan is not None
     assert len(plan.signers) == 2
 
@@ -388,3 +388,18 @@ def test_a_primary_with_nothing_to_do_covers_what_ran_uncertified_at_once() -> N
     for _ in range(UNCERTIFIED_IDLE_TICKS + 1):
         ring.fire("tick")
     assert [replica.execution.certified.sequence for replica in ring.replicas if replica.execution.certified] == [2] * 4
+
+
+def test_who_did_not_vote_of_late_is_not_named_as_a_signer() -> None:
+    """A server that was killed, is paused or has just come back costs at most the batches that are under way."""
+    ring = Ring()
+    client = Client()
+    ring.submit(client.request(b"1"))
+    ring.crash(ReplicaId(1))
+    for i in range(2, 10):
+        ring.submit(client.request(b"%d" % i))
+    assert ring.executed[0] == 9
+    assert ring.replicas[0].execution.certified is not None
+    assert ring.replicas[0].execution.certified.sequence == 9
+    assert sum(answer.certificate is None for answer in ring.answers) == 0
+    assert len(ring.answers) == 9
