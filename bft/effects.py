@@ -56,8 +56,6 @@ class Started(NamedTuple):
 
     now: AgreedTime
     start: bytes
-    lost_votes: bool = False
-    """Whether the disk is not the one that this replica voted with, which was lost or damaged."""
 
 
 class Received(NamedTuple):

@@ -25,23 +25,49 @@ class Decision(NamedTuple):
     batches: tuple[Digest, ...]
 
 
+class _Told:
+    """One VIEW-CHANGE by number: these are looked up for every number, and a liar's may be long."""
+
+    def __init__(self, change: ViewChange) -> None:
+        self.stable = change.stable.sequence
+        self.prepared = {entry.sequence: entry for entry in change.prepared}
+        self.accepted = {(entry.sequence, entry.digest): entry.view for entry in change.pre_prepared}
+
+    def unprepared(self, sequence: Sequence) -> bool:
+        """Whether the sender can tell about the number, and nothing prepared there."""
+        return self.stable < sequence and sequence not in self.prepared
+
+    def gives_way(self, candidate: Accepted) -> bool:
+        """Whether nothing else prepared at the sender in the candidate's view or a later one."""
+        entry = self.prepared.get(candidate.sequence)
+        if entry is None:
+            return self.unprepared(candidate.sequence)
+        return entry.view < candidate.view or (entry.view == candidate.view and entry.digest == candidate.digest)
+
+    def vouches(self, candidate: Accepted) -> bool:
+        """Whether the sender accepted this batch in the candidate's view or a later one, so that it is genuine."""
+        view = self.accepted.get((candidate.sequence, candidate.digest))
+        return view is not None and view >= candidate.view
+
+
 def decide(membership: Membership, view_changes: SequenceOf[ViewChange], window: int) -> Decision | None:
     """The decision that these VIEW-CHANGEs, of different replicas, lead to; None when they do not suffice yet."""
     start = _checkpoint(membership, view_changes)
     if start is None:
         return None
     low, digest = start
+    changes = [_Told(change) for change in view_changes]
     selected: dict[Sequence, Digest] = {}
-    named = {entry.sequence for change in view_changes for entry in change.prepared}
-    for sequence in sorted(named):
+    for sequence in sorted({sequence for change in changes for sequence in change.prepared}):
         if not low < sequence <= low + window:
             continue
-        batch = _select(membership, view_changes, sequence)
-        if batch is None:
+        batch = _select(membership, changes, sequence)
+        if batch is not None:
+            selected[sequence] = batch
+        elif sum(1 for change in changes if change.unprepared(sequence)) < membership.quorum:  # B
             return None
-        selected[sequence] = batch
-    top = max((sequence for sequence, batch in selected.items() if batch != NULL), default=low)
-    numbers = map(Sequence, range(low + 1, top + 1))
+    # Nothing stands above the last batch that rule A selects, be it a null batch: that may have run somewhere.
+    numbers = map(Sequence, range(low + 1, max(selected, default=low) + 1))
     return Decision(low, digest, tuple(selected.get(sequence, NULL) for sequence in numbers))
 
 
@@ -58,31 +84,12 @@ def _checkpoint(membership: Membership, changes: Iterable[ViewChange]) -> tuple[
     return None
 
 
-def _select(membership: Membership, changes: SequenceOf[ViewChange], sequence: Sequence) -> Digest | None:
-    """The batch for one number: by rule A, else the null batch by rule B, else None."""
-    telling = [change for change in changes if change.stable.sequence < sequence]
-    prepared = [_entry(change.prepared, sequence) for change in telling]
-    candidates = {entry for change in changes if (entry := _entry(change.prepared, sequence)) is not None}
+def _select(membership: Membership, changes: SequenceOf[_Told], sequence: Sequence) -> Digest | None:
+    """The batch for one number by rule A, if there is one."""
+    candidates = {entry for change in changes if (entry := change.prepared.get(sequence)) is not None}
     for candidate in sorted(candidates, key=lambda entry: (-entry.view, entry.digest)):
-        agreeing = sum(1 for entry in prepared if entry is None or _gives_way(entry, candidate))  # A1
-        vouching = sum(1 for change in changes if _vouches(change, candidate))  # A2
+        agreeing = sum(1 for change in changes if change.gives_way(candidate))  # A1
+        vouching = sum(1 for change in changes if change.vouches(candidate))  # A2
         if agreeing >= membership.quorum and vouching >= membership.weak:
             return candidate.digest
-    unprepared = sum(1 for entry in prepared if entry is None)  # B
-    return NULL if unprepared >= membership.quorum else None
-
-
-def _entry(entries: Iterable[Accepted], sequence: Sequence) -> Accepted | None:
-    return next((entry for entry in entries if entry.sequence == sequence), None)
-
-
-def _gives_way(entry: Accepted, candidate: Accepted) -> bool:
-    return entry.view < candidate.view or (entry.view == candidate.view and entry.digest == candidate.digest)
-
-
-def _vouches(change: ViewChange, candidate: Accepted) -> bool:
-    """Whether the sender accepted this batch in the candidate's view or a later one, so that it is genuine."""
-    return any(
-        entry.sequence == candidate.sequence and entry.digest == candidate.digest and entry.view >= candidate.view
-        for entry in change.pre_prepared
-    )
+    return None

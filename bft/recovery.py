@@ -9,7 +9,7 @@ and it voted at most a window above that.
 
 from bft import log
 from bft.checkpoints import Checkpoints
-from bft.effects import Effect, Overlay, Persist
+from bft.effects import Effect, Overlay, Persist, Write
 from bft.execution import Execution
 from bft.membership import Membership
 from bft.messages import FetchParts, FetchState, Parts, StableCheckpoint, StateChunk, StateGone, Status
@@ -25,6 +25,12 @@ STUCK_TICKS = 5
 
 UNKNOWN = Sequence(2**62)
 """Stands for the number up to which a replica stays silent, until it has learned it."""
+
+
+def lost_votes() -> tuple[Write, ...]:
+    """What a disk begins with that is not the one that the replica voted with: durable before anything else is."""
+    return (log.learning(UNKNOWN),)
+
 
 MessageOfTransfer = FetchState | StateChunk | StateGone | FetchParts | Parts
 
@@ -56,10 +62,9 @@ class Recovery:
         self._claimed: dict[ReplicaId, Sequence] = {}
         self._learners: dict[ReplicaId, Sequence] = {}
 
-    def started(self, lost_votes: bool) -> list[Effect]:
-        """Take up what the disk says; `lost_votes`: this disk is not the one that the replica voted with."""
+    def restore(self) -> None:
+        """Take up what the disk says."""
         self.silent_until = log.read_learning(self._disk)
-        return self._keep(UNKNOWN) if lost_votes else []
 
     @property
     def learners_wait(self) -> bool:

@@ -17,7 +17,7 @@ from bft.types import AgreedTime, ReplicaId, Sequence
 from bft.view_change import ViewChanges
 
 STATUS_TICKS = 10
-"""A replica that is not stuck says where it is this often, in ticks."""
+"""A replica that is neither stuck nor behind says where it is this often, in ticks."""
 
 GAP_SECONDS = 0.005
 """A replica's STATUS is answered this often at most: answers are large and read from the log."""
@@ -78,7 +78,7 @@ class Retransmission:
         stuck = (waiting or self.behind > 0) and executed == self._executed_at_tick
         self.stuck_ticks = self.stuck_ticks + 1 if stuck else 0
         self._executed_at_tick = executed
-        return self.ask() if stuck or self._turn % STATUS_TICKS == 0 else []
+        return self.ask() if stuck or self.behind or self._turn % STATUS_TICKS == 0 else []
 
     def executed(self) -> list[Effect]:
         """Batches ran: who has all that was sent to it, and is still behind, asks on."""
@@ -133,7 +133,7 @@ class Retransmission:
         first, last = Sequence(message.executed + 1), Sequence(message.executed + RESEND)
         same = message.votes and message.view == self._views.view and self._views.active
         told = Sequence(min(last, self._ordering.stable if same else self._execution.executed))
-        effects = self._catch_up.tell(sender, first, told, message.contents)
+        effects = self._catch_up.tell(sender, first, told)
         if same:
             first = Sequence(max(first, told + 1))
             effects += self._ordering.send_again(sender, first, last, message.contents)

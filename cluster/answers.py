@@ -111,6 +111,18 @@ class WriteLatency(Answer, frozen=True, kw_only=True):
     """Mean time between the points in the life of a batch, at the primary."""
 
 
+class Coverage(Answer, frozen=True, kw_only=True):
+    """What the runs reached of one thing that they could reach: a kind of message, a reason of refusal, a point."""
+
+    kind: str
+    """`message`, `client message`, `refusal`, `point` (in the life of a batch) or `event`."""
+    name: str
+    times: int
+    """0: a hole."""
+    runs: int
+    """In how many runs."""
+
+
 class FailedSeed(Answer, frozen=True, kw_only=True):
     """A seed that broke something, and how to see it again."""
 
@@ -123,6 +135,17 @@ class FailedSeed(Answer, frozen=True, kw_only=True):
     """The faults and sizes that it ran with, as TOML."""
     story: list[str]
     """The last events before it, oldest first."""
+
+
+class Smallest(Answer, frozen=True, kw_only=True):
+    """`sim ring --shrink`: the smallest run found that fails like the one asked for."""
+
+    seed: int
+    what: str
+    manifest: str
+    """As TOML, for `--manifest`."""
+    tried: int
+    """Runs that it took to find."""
 
 
 class SimulatedRing(Answer, frozen=True, kw_only=True):
@@ -144,4 +167,39 @@ class SimulatedRing(Answer, frozen=True, kw_only=True):
     seeds_per_second: float
     trace: str
     """Hash over everything that happened in all runs: equal for equal seeds on any machine."""
+    coverage: list[Coverage]
+    smallest: Smallest | None
+    """Null without `--shrink`."""
     failures: list[FailedSeed]
+
+
+class Recovered(Answer, frozen=True, kw_only=True):
+    """One scenario of a fault under load, and what its writers saw of it. Null is what it does not measure."""
+
+    name: str
+    n: int
+    """How often the time was taken."""
+    p50_ms: float | None
+    max_ms: float | None
+    target_ms: float | None
+    stretch_ms: float | None
+    seconds: float
+    """How long the writers wrote."""
+    commits_per_second: float
+    longest_gap_ms: float
+    """The longest time without a commit."""
+    views: int
+    """Views that began."""
+    acknowledged: int
+    unknown: int
+    """Updates that were given up after a minute; they may be there or not."""
+    lost: int
+    """Updates that were acknowledged and are not there, or are there twice. Must be 0."""
+    linearizable: bool
+
+
+class Recovery(Answer, frozen=True, kw_only=True):
+    """`bench recovery`. The floor is that of one small write, by the same names as in `results`."""
+
+    floor: dict[str, Floor]
+    results: list[Recovered]

@@ -50,6 +50,9 @@ stopped."""
 
 MAX_KEY_BYTES = 511
 
+DATA_FILE = "data.mdb"
+"""Name of the file in the directory."""
+
 _CHECKSUM_BYTES = 4
 _META_PAGES = 2
 _COMMIT = struct.Struct("=144xQ")
@@ -63,7 +66,6 @@ _OWN_TABLE = b"pond.storage"
 _FORMAT_KEY = b"format"
 _TRIAL_KEY = b"trial"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DATA_FILE = "data.mdb"
 _LOCK_FILE = "in-use"
 
 
@@ -231,7 +233,7 @@ class Storage:
         used = self.used_bytes()
         try:
             room = os.statvfs(self._directory)
-            file_bytes = (self._directory / _DATA_FILE).stat().st_blocks * 512
+            file_bytes = (self._directory / DATA_FILE).stat().st_blocks * 512
         except OSError as error:
             raise StorageError(f"{self._directory} cannot be looked at ({error.strerror}): check the disk") from error
         on_disk = room.f_bavail * room.f_frsize + max(0, file_bytes - used)
@@ -305,17 +307,17 @@ class Storage:
 
     def _damaged(self, what: str) -> StorageDamaged:
         return StorageDamaged(
-            f"{self._directory / _DATA_FILE} is damaged or was not written by this program ({what}): a server that lost"
+            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): a server that lost"
             " its disk forgot its votes, so let it join anew, with a directory and a key of its own"
         )
 
     def _refuse_empty_file(self) -> None:
-        path = self._directory / _DATA_FILE
+        path = self._directory / DATA_FILE
         if path.exists() and path.stat().st_size == 0:  # the engine would begin anew, and votes would be forgotten
             raise self._damaged("it is empty")
 
     def _verify(self, seconds: float) -> bool:
-        path = self._directory / _DATA_FILE
+        path = self._directory / DATA_FILE
         if not path.exists():
             return True
         try:
@@ -340,7 +342,7 @@ class Storage:
         LMDB counts pages that it gave out and took back within one transaction, so a sound file too may end before its
         last page. Only then all of it is looked at, which takes a while.
         """
-        path = self._directory / _DATA_FILE
+        path = self._directory / DATA_FILE
         expected = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
         if path.stat().st_size < expected:
             problems: list[str] = lmdb.verify.verify(str(path))  # type: ignore[no-untyped-call]
@@ -355,7 +357,7 @@ class Storage:
                     raise self._damaged("it has no format number")
                 transaction.put(_FORMAT_KEY, FORMAT, db=self._own)
             elif found != FORMAT:
-                raise StorageDamaged(
+                raise StorageUnusable(
                     f"{self._directory} has format {found.decode(errors='replace')}, and this program knows format"
                     f" {FORMAT.decode()}: start the server with the version of Pond that wrote it"
                 )

@@ -256,9 +256,9 @@ class LyingServer(RingServer):
         self._liars = [KINDS[lie.kind].make(means, parameters_of(lie), place) for place, lie in enumerate(lies)]
         self._clock = AgreedTime(0)
 
-    def started(self, now: AgreedTime, start: bytes, lost_votes: bool = False) -> Effects:
+    def started(self, now: AgreedTime, start: bytes) -> Effects:
         """The process starts."""
-        effects = self._said(super().started(self._told(now), start, lost_votes))
+        effects = self._said(super().started(self._told(now), start))
         return effects + [effect for liar in self._liars for effect in liar.begins()]
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> Effects:

@@ -15,6 +15,8 @@ from pond.cli.options import json_option
 if TYPE_CHECKING:
     from cluster.sim.jobs import Plan
     from cluster.sim.ring import Run
+    from cluster.sim.shrink import Shrunk
+    from cluster.sim.trace import Event
 
 SAFETY, LIVENESS, CRASH = 10, 11, 12
 EXIT_CODES = {"safety": SAFETY, "crash": CRASH, "liveness": LIVENESS}
@@ -61,6 +63,10 @@ def sim() -> None:
 @click.option("--operations", type=click.IntRange(1), help=f"Of all clients of a run.  [default: {OPERATIONS}]")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, each in a process.")
 @click.option("--trace", is_flag=True, help="Print every event of the one run.")
+@click.option("--svg", metavar="FILE", help="Draw the one run: who sent what to whom, when.")
+@click.option("--from", "start", type=click.FloatRange(0), metavar="SECONDS", help="Draw from this virtual time on.")
+@click.option("--to", "stop", type=click.FloatRange(0), metavar="SECONDS", help="Draw up to this virtual time.")
+@click.option("--shrink", is_flag=True, help="Look for a smaller manifest that fails like the one run.")
 @json_option
 def ring(
     seed: int | None,
@@ -69,6 +75,10 @@ def ring(
     operations: int | None,
     jobs: int,
     trace: bool,
+    svg: str | None,
+    start: float | None,
+    stop: float | None,
+    shrink: bool,
     as_json: bool,
 ) -> int:
     """Run rings whose network, disks, clocks and servers fail, and check every safety rule after every step.
@@ -86,31 +96,74 @@ def ring(
         raise click.UsageError("--seed and --seeds exclude each other")
     if manifest is not None and operations is not None:
         raise click.UsageError("--manifest says how many operations there are, so --operations goes without it")
-    if trace and (seeds is not None or as_json):
-        raise click.UsageError("--trace is for one seed, in words")
+    if seeds is not None and (trace or shrink or svg is not None):
+        raise click.UsageError("--trace, --svg and --shrink are for one seed: give it with --seed")
+    if trace and as_json:
+        raise click.UsageError("--trace is in words, so it goes without --json")
+    if svg is None and (start is not None or stop is not None):
+        raise click.UsageError("--from and --to are for --svg")
     if seeds is None:
         seed = secrets.randbelow(2**32) if seed is None else seed
         seeds = range(seed, seed + 1)
 
-    from cluster.faults.manifest import ManifestError, dump
     from cluster.sim import report
     from cluster.sim.jobs import runs
 
     plan = _plan(manifest, operations)
     click.echo(f"Replay: {plan.replay(seeds)}", err=as_json)
     began = monotonic()
-    try:
-        if trace:
-            click.echo(f"Manifest:\n\n{dump(plan.manifest_of(seeds[0]))}")
-            done = [plan.run(seeds[0], click.echo)]
-        else:
-            done = sorted(_progress(runs(plan, seeds, jobs), len(seeds)), key=lambda run: run.seed)
-    except ManifestError as error:
-        raise click.UsageError(str(error)) from None
-    answer = report.answer(plan, seeds, done, monotonic() - began)
+    if trace or svg is not None:
+        done = [_watched(plan, seeds[0], trace, svg, start, stop)]
+    else:
+        done = sorted(_progress(runs(plan, seeds, jobs), len(seeds)), key=lambda run: run.seed)
+    smallest = _shrunk(done[0]) if shrink and done[0].what else None
+    answer = report.answer(plan, seeds, done, monotonic() - began, smallest)
     show(answer, report.in_words(answer), as_json)
     verdicts = {failure.verdict for failure in answer.failures}
     return next((code for verdict, code in EXIT_CODES.items() if verdict in verdicts), 0)
+
+
+def _watched(plan: "Plan", seed: int, trace: bool, svg: str | None, start: float | None, stop: float | None) -> "Run":
+    """One run, each event of which is shown or drawn."""
+    from cluster.faults.manifest import dump
+    from cluster.sim import spacetime, words
+
+    manifest = plan.manifest_of(seed)
+    if trace:
+        click.echo(f"Manifest:\n\n{dump(manifest)}\n{words.HEADER}")
+    events: list[Event] = []
+
+    def observe(event: "Event") -> None:
+        if trace:
+            click.echo(words.line(event))
+        if svg is not None:
+            events.append(event)
+
+    run = plan.run(seed, observe)
+    if svg is not None:
+        title = plan.replay(range(seed, seed + 1)) + (f": {run.verdict.value}" if run.what else "")
+        try:
+            Path(svg).write_text(
+                spacetime.picture(events, manifest.sizes.servers, start, stop, title), encoding="utf-8"
+            )
+        except OSError as error:
+            raise click.UsageError(f"{svg}: cannot be written: {error.strerror}") from None
+    return run
+
+
+def _shrunk(run: "Run") -> "Shrunk":
+    from cluster.sim.shrink import shrink
+
+    def progress(tried: int, smaller: "Run") -> None:
+        if sys.stderr is not None and sys.stderr.isatty():
+            sizes = smaller.manifest.sizes
+            line = f"{tried} tried: seed {smaller.seed}, {sizes.operations} operations of {sizes.clients} clients"
+            click.echo(f"\r{line:<70}", nl=False, err=True)
+
+    found = shrink(run, progress)
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo("\r" + " " * 70 + "\r", nl=False, err=True)
+    return found
 
 
 def _progress(runs: "Iterable[Run]", total: int) -> "Iterator[Run]":

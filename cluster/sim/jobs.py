@@ -6,13 +6,14 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import NamedTuple
 
 from cluster.faults.manifest import Manifest
 from cluster.sim.drawing import drawn
 from cluster.sim.ring import Run, simulate
+from cluster.sim.trace import Observe
 
 CHUNK = 8
 """Seeds handed to a worker at a time."""
@@ -30,9 +31,9 @@ class Plan(NamedTuple):
         """The manifest of a seed."""
         return self.manifest or drawn(seed, self.operations)
 
-    def run(self, seed: int, show: Callable[[str], None] | None = None) -> Run:
-        """Raises ManifestError."""
-        return simulate(seed, self.manifest_of(seed), show)
+    def run(self, seed: int, observe: Observe | None = None) -> Run:
+        """One seed to its end."""
+        return simulate(seed, self.manifest_of(seed), observe)
 
     def replay(self, seeds: range) -> str:
         """The command that does the same again."""

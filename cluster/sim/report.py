@@ -3,15 +3,17 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from cluster.answers import FailedSeed, SimulatedRing
+from cluster.answers import Coverage, FailedSeed, SimulatedRing, Smallest
 from cluster.faults.manifest import dump
+from cluster.sim import coverage
 from cluster.sim.jobs import Plan
 from cluster.sim.ring import Run
+from cluster.sim.shrink import Shrunk
 
 STORY_LINES = 60
 
 
-def answer(plan: Plan, seeds: range, runs: Sequence[Run], seconds: float) -> SimulatedRing:
+def answer(plan: Plan, seeds: range, runs: Sequence[Run], seconds: float, smallest: Shrunk | None) -> SimulatedRing:
     """All runs together, in order of their seeds."""
     digest = hashlib.sha256("".join(run.trace for run in runs).encode()).hexdigest()
     return SimulatedRing(
@@ -29,6 +31,17 @@ def answer(plan: Plan, seeds: range, runs: Sequence[Run], seconds: float) -> Sim
         seconds=round(seconds, 3),
         seeds_per_second=round(len(runs) / max(seconds, 1e-9), 2),
         trace=runs[0].trace if len(runs) == 1 else digest,
+        coverage=[
+            Coverage(kind=row.kind, name=row.name, times=row.times, runs=row.runs) for row in coverage.table(runs)
+        ],
+        smallest=None
+        if smallest is None
+        else Smallest(
+            seed=smallest.run.seed,
+            what=smallest.run.what,
+            manifest=dump(smallest.run.manifest),
+            tried=smallest.tried,
+        ),
         failures=[_failure(plan, run) for run in runs if run.what],
     )
 
@@ -52,6 +65,11 @@ def in_words(answer: SimulatedRing) -> str:
         if place == 0:
             lines += ["  Its manifest:", *_indented(failure.manifest.splitlines())]
             lines += ["  The last that happened:", *_indented(failure.story[-STORY_LINES:])]
+    if answer.smallest is not None:
+        lines += _smallest_in_words(answer.smallest)
+    if answer.runs > 1:
+        lines += coverage.in_words(coverage.Reached(row.kind, row.name, row.times, row.runs) for row in answer.coverage)
+        lines.append("")
     good = answer.runs - len(answer.failures)
     lines += [
         f"{good} of {answer.runs} runs as promised: {answer.operations} operations in {answer.batches} batches,"
@@ -61,6 +79,16 @@ def in_words(answer: SimulatedRing) -> str:
         f"{answer.seconds:.1f} s, {answer.seeds_per_second:.1f} seeds a second. Trace {answer.trace[:16]}",
     ]
     return "\n".join(lines)
+
+
+def _smallest_in_words(smallest: Smallest) -> list[str]:
+    return [
+        "",
+        f"The smallest of {smallest.tried} runs tried that fails alike: {smallest.what.strip().splitlines()[-1]}",
+        f"  Put this into a file: pond sim ring --seed {smallest.seed} --manifest FILE",
+        "",
+        smallest.manifest,
+    ]
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

@@ -37,10 +37,10 @@ from cluster.sim.network import Network
 from cluster.sim.server import DECODED, Server, decode_message, decode_question
 from cluster.sim.server import Surroundings as ServerSurroundings
 from cluster.sim.shared import SharedService, shared_work
-from cluster.sim.trace import Trace
+from cluster.sim.trace import Observe, Trace
 from cluster.sim.watch import Violation, Watch
 from cluster.sim.weather import Weather, choose_faulty
-from cluster.sim.words import words
+from cluster.sim.words import line
 from cluster.sim.workload import Client, Principal, Replayer
 from cluster.sim.workload import Surroundings as ClientSurroundings
 from pond.model.tables import BLOCKS
@@ -62,6 +62,9 @@ HEALED_SECONDS = 120.0
 """Virtual seconds in which a healed quorum must have done all that was asked of it."""
 
 REPLAYER = -1000
+
+COUNTED_ELSEWHERE = frozenset({"message", "refused", "synced"})
+"""Events that are counted in more detail where they happen."""
 
 
 class Verdict(Enum):
@@ -93,31 +96,37 @@ class Run:
     duplicated: int = 0
     checked: int = 0
     """Operations that the linearizability of the history rests on."""
-    lies: dict[str, int] = field(default_factory=dict)
-    """How often each kind of liar lied."""
     virtual_seconds: float = 0.0
     seconds: float = 0.0
     trace: str = ""
     """Hash of all that happened."""
+    reached: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(kind, name) of all that came up, and how often (`cluster.sim.coverage`)."""
 
 
 class Scenario:
     """One seed's ring, its clients and its faults."""
 
-    def __init__(self, seed: int, manifest: Manifest, show: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seed: int, manifest: Manifest, observe: Observe | None = None) -> None:
         self.seed = seed
         self.manifest = manifest
         self.real_keys = seed % REAL_KEYS_EVERY == 0
         self.unshared = seed % UNSHARED_EVERY == 0
         self.kernel = Kernel(seed)
-        self.trace = Trace(self.kernel, words, show)
+        self.trace = Trace(self.kernel, observe)
         self.network = Network(self.kernel, manifest.network, self.trace)
         self.faulty = choose_faulty(manifest, self.kernel)
         self.lies: Counter[str] = Counter()
         self._service = None if self.unshared else SharedService(Service())
         self._keys()
+        self.reached: Counter[tuple[str, str]] = Counter()
         self.watch = Watch(
-            self.membership, self._verifier, limits.bounds(manifest), self._right_time, self.faulty.servers
+            self.membership,
+            self._verifier,
+            limits.bounds(manifest),
+            self._right_time,
+            self.reached,
+            self.faulty.servers,
         )
         around = ServerSurroundings(
             self.kernel,
@@ -128,6 +137,7 @@ class Scenario:
             EPOCH_SECONDS,
             manifest.disk,
             manifest.process.pickup_seconds,
+            self.reached,
             decode_message if self.unshared else lru_cache(DECODED)(decode_message),
             decode_question if self.unshared else lru_cache(DECODED)(decode_question),
         )
@@ -303,10 +313,10 @@ class Scenario:
         return len([operation for client in self.clients for operation in client.history])
 
 
-def simulate(seed: int, manifest: Manifest, show: Callable[[str], None] | None = None) -> Run:
+def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> Run:
     """Run one seed to its end, whatever that is. Raises ManifestError when it cannot be run."""
     began = perf_counter()
-    scenario = Scenario(seed, manifest, show)
+    scenario = Scenario(seed, manifest, observe)
     run = Run(seed, manifest)
     with limits.applied(manifest), nullcontext() if scenario.unshared else shared_work():
         try:
@@ -318,16 +328,19 @@ def simulate(seed: int, manifest: Manifest, show: Callable[[str], None] | None =
         except Exception:
             run.verdict, run.what = Verdict.CRASH, traceback.format_exc()
     if run.verdict is not Verdict.OK:
-        run.story = scenario.trace.story()
+        run.story = list(map(line, scenario.trace.story()))
     counters = scenario.network.counters
     run.operations = sum(client.done for client in scenario.clients)
     run.steps = scenario.kernel.steps
     run.batches = len(scenario.watch.claims)
     run.crashes = scenario.weather.crashes
     run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
-    run.lies = dict(scenario.lies)
     run.virtual_seconds = scenario.kernel.now
     run.trace = scenario.trace.digest
+    run.reached = scenario.reached
+    run.reached.update({("lie", kind): times for kind, times in scenario.lies.items()})
+    happened = scenario.trace.counts.items()
+    run.reached.update({("event", what): count for what, count in happened if what not in COUNTED_ELSEWHERE})
     run.seconds = perf_counter() - began
     return run
 

@@ -4,12 +4,25 @@ It does what `pond.node.server` does: decodes what arrived together, steps the c
 of it, and sends only then what follows a `Persist`. The same encoders and decoders stand at its edge.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from bft.effects import Broadcast, Effect, NeedRandom, NewCertificate, Persist, Rejected, Send, SetTimer, Store, Timer
+from bft.effects import (
+    Broadcast,
+    Effect,
+    Mark,
+    NeedRandom,
+    NewCertificate,
+    Persist,
+    Rejected,
+    Send,
+    SetTimer,
+    Store,
+    Timer,
+)
 from bft.messages import Message
 from bft.types import AgreedTime, ReplicaId
 from cluster.faults import manifest as faults
@@ -75,6 +88,8 @@ class Surroundings(NamedTuple):
     """What the right clock shows when the run begins."""
     disk: faults.Disk
     pickup_seconds: float
+    reached: Counter[tuple[str, str]]
+    """(kind, name) of what came up: messages, refusals, points in the life of a batch."""
     decode_message: Callable[[bytes], Message]
     decode_question: Callable[[bytes], Question]
 
@@ -98,8 +113,6 @@ class Server:
         self.disk_slowness = 1.0
         self.rotten = False
         """Whether its disk changes what it holds: what such a server runs into is no bug of ours."""
-        self.lost_votes = False
-        """Whether its disk was lost since it ran last."""
         self.starts = 0
         self._core: RingServer | None = None
         self._around = around
@@ -158,12 +171,11 @@ class Server:
         self._free = 0
         self._core = self._make_core(self)
         try:
-            effects = self._core.started(self.now(), self._choices.randbytes(16), self.lost_votes)
+            effects = self._core.started(self.now(), self._choices.randbytes(16))
         except Exception as error:
             self._give_up(error)
             return
         self._around.network.attach(self.identity, self._receive)
-        self.lost_votes = False
         self._around.watcher.started(self)
         self._busy = True
         self._gather(effects)
@@ -234,9 +246,13 @@ class Server:
     def _receive(self, sender: int, data: bytes) -> None:
         try:
             if sender < 0:
-                self._take(_CLIENT, sender, self._around.decode_question(data))
+                question = self._around.decode_question(data)
+                self._around.reached["client message", type(question).__name__] += 1
+                self._take(_CLIENT, sender, question)
             else:
-                self._take(_PEER, sender, self._around.decode_message(data))
+                message = self._around.decode_message(data)
+                self._around.reached["message", type(message).__name__] += 1
+                self._take(_PEER, sender, message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._around.trace.note("undecodable", sender, self.identity, str(error))
 
@@ -312,7 +328,12 @@ class Server:
                     self._inbox.append((_RANDOM, 0, self._choices.randbytes(size)))
                 case NewCertificate():
                     self._around.watcher.certified(self, effect)
+                case Mark(sequence, point):
+                    self._around.reached["point", point] += 1
+                    if point == "executed":
+                        self._around.trace.note("executed", self.identity, sequence)
                 case Rejected(sender, reason):
+                    self._around.reached["refusal", reason] += 1
                     self._around.trace.note("refused", self.identity, str(sender), reason)
 
     def _finish(self) -> None:
@@ -372,6 +393,7 @@ class Server:
                         network.send(identity, to, data)
                 case ToClient(client, reply):
                     assert isinstance(client, int)
+                    self._around.reached["client message", type(reply).__name__] += 1
                     network.send(identity, client, _encode(reply))
 
     def _rest(self) -> None:

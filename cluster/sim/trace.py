@@ -1,13 +1,14 @@
-"""What happened in a run, one line per event, and one hash over all of it to compare two runs by.
+"""What happened in a run, event by event, and one hash over all of it to compare two runs by.
 
-Events are kept as plain data and put into words only when somebody reads them. No event carries a nonce, a key or a
-random byte: only what went over the network, and who did what when.
+Events are kept as plain data and put into words only when somebody reads them (`cluster.sim.words`). No event carries a
+nonce, a key or a random byte: only what went over the network, and who did what when.
 """
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,10 +19,21 @@ _CHUNK = 512
 
 _encode = msgspec.msgpack.Encoder().encode
 
-Event = tuple[float, str, tuple[Any, ...]]
-"""One thing that happened: when, what, and the details that go with this kind of event, whom it happened to first."""
 
-Words = Callable[[str, tuple[Any, ...]], str]
+class Event(NamedTuple):
+    """One thing that happened, and the details that go with its kind: whom it happened to comes first."""
+
+    when: float
+    what: str
+    details: tuple[Any, ...]
+
+
+_Plain = tuple[float, str, tuple[Any, ...]]
+"""An event while it is only kept: plain tuples are made in a fraction of the time."""
+
+_what = itemgetter(1)
+
+Observe = Callable[[Event], object]
 
 
 class Clock(Protocol):
@@ -34,35 +46,29 @@ class Clock(Protocol):
 
 
 class Trace:
-    """Records a run. `show`, when given, gets each line as it happens."""
+    """Records a run. `observe`, when given, gets each event as it happens."""
 
-    def __init__(self, clock: Clock, words: Words, show: Callable[[str], None] | None = None) -> None:
-        self.events = 0
+    def __init__(self, clock: Clock, observe: Observe | None = None) -> None:
+        self.counts: Counter[str] = Counter()
+        """How often each kind of event happened."""
         self._clock = clock
-        self._words = words
-        self._show = show
-        self._last: deque[Event] = deque(maxlen=KEPT)
-        self._chunk: list[Event] = []
+        self._observe = observe
+        self._last: deque[_Plain] = deque(maxlen=KEPT)
+        self._chunk: list[_Plain] = []
         self._hash = hashlib.sha256()
 
     def note(self, what: str, *details: Any) -> None:
         """Record one event; details are numbers, text and bytes."""
-        event = (self._clock.now, what, details)
         chunk = self._chunk
-        chunk.append(event)
+        chunk.append((self._clock.now, what, details))
         if len(chunk) >= _CHUNK:
             self._digest_chunk()
-        if self._show is not None:
-            self._show(self.line(event))
+        if self._observe is not None:
+            self._observe(Event(self._clock.now, what, details))
 
-    def line(self, event: Event) -> str:
-        """An event in words."""
-        when, what, details = event
-        return f"{when:11.6f}  {self._words(what, details)}"
-
-    def story(self, last: int = KEPT) -> list[str]:
-        """The latest events in words, the oldest first."""
-        return [self.line(event) for event in [*self._last, *self._chunk][-last:]]
+    def story(self) -> list[Event]:
+        """The latest events, the oldest first."""
+        return [Event(*event) for event in [*self._last, *self._chunk][-KEPT:]]
 
     @property
     def digest(self) -> str:
@@ -71,7 +77,7 @@ class Trace:
         return self._hash.hexdigest()
 
     def _digest_chunk(self) -> None:
-        self.events += len(self._chunk)
         self._hash.update(_encode(self._chunk))
+        self.counts.update(map(_what, self._chunk))
         self._last.extend(self._chunk)
         self._chunk.clear()

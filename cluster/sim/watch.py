@@ -8,6 +8,7 @@ Votes belong to a view: a later one may have another batch at the same number. A
 committed itself: what f + 1 others say was decided, or by taking over the state of a checkpoint.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -81,6 +82,7 @@ class Watch:
         verifier: Verifier,
         bounds: Bounds,
         right_time: Callable[[], int],
+        reached: Counter[tuple[str, str]],
         faulty: frozenset[int] = frozenset(),
     ) -> None:
         self.claims: dict[Sequence, Claim] = {}
@@ -94,6 +96,7 @@ class Watch:
         self._bounds = bounds
         self._quorum = 2 * ((membership.size - 1) // 3) + 1  # not as the membership has it
         self._right_time = right_time
+        self._reached = reached
         self._faulty = faulty
         self._votes: dict[Place, _Votes] = {}
         self._views_of: dict[Sequence, list[View]] = {}
@@ -326,6 +329,7 @@ class Watch:
         replica = server.core.replica
         memory = self._memory[server.identity]
         if replica.execution.executed != memory.executed:
+            self._reached["event", "jumped"] += 1
             memory.executed = replica.execution.executed
             self._check_state(server, replica.execution)
         memory.view = replica.ordering.view

@@ -7,6 +7,7 @@ had happened is undone. The rest stays as it is, or gets worse.
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from bft.recovery import lost_votes
 from cluster.faults import manifest as faults
 from cluster.faults.manifest import Manifest
 from cluster.sim.kernel import Kernel
@@ -221,7 +222,8 @@ class Weather:
         if server is not None and server.up:
             self._kill(server)
             server.disk.wipe()
-            server.lost_votes = True
+            server.disk.write(lost_votes())
+            server.disk.sync()
             self._trace.note("amnesia", server.identity)
             self._later(spell.seconds, self._restart, server)
 

@@ -4,8 +4,9 @@ Nothing here is believed: whoever asks checks what it gets. No clock but the eve
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -13,11 +14,19 @@ import msgspec
 from pond.errors import TimedOut
 from pond.protocol import Question, Reply
 
-PATIENCE_SECONDS = 0.3
-"""How long one server is given before others are asked as well, at least: a few round trips and syncs, so that a
-healthy ring does its work once."""
+LEAST_PATIENCE_SECONDS = 0.05
+"""How long one server is given before another is asked as well, at least: so that a healthy ring does its work once."""
+
+FIRST_PATIENCE_SECONDS = 0.15
+"""The same while nobody has answered yet: to connect takes a few round trips more."""
 
 LONGEST_PATIENCE_SECONDS = 3.0
+
+SUSPECT_SECONDS = 30.0
+"""How long a server that was overdue, or gave what cannot be believed, is asked after all others."""
+
+LATE = 64
+"""Settled questions whose late answers still tell how quick a server is."""
 
 LONGEST_PAUSE_SECONDS = 5.0
 """Between two times of sending the same, at most."""
@@ -46,6 +55,9 @@ class Links(Protocol):
 
 MakeLinks: TypeAlias = Callable[[Callable[[Burst], None]], Links]
 """Makes links that hand each burst to the function given."""
+
+Ask: TypeAlias = Callable[[int], object]
+"""Sends a question to a server."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Reply)
@@ -81,9 +93,15 @@ class Deadline:
 class RoundTrips:
     """How long answers take: smoothed mean and deviation as TCP has them (RFC 6298, section 2)."""
 
-    def __init__(self) -> None:
+    def __init__(self, least_seconds: float = LEAST_PATIENCE_SECONDS) -> None:
+        self._least = least_seconds
         self._mean: float | None = None
         self._deviation = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there was any answer."""
+        return self._mean is not None
 
     def add(self, seconds: float) -> None:
         """An answer took this long; one to a question that was sent twice tells nothing and is not to be added."""
@@ -95,9 +113,11 @@ class RoundTrips:
 
     @property
     def patience(self) -> float:
-        """Seconds after which an answer is overdue."""
-        usual = 0.0 if self._mean is None else self._mean + 4 * self._deviation
-        return min(max(PATIENCE_SECONDS, usual), LONGEST_PATIENCE_SECONDS)
+        """Seconds after which an answer is overdue: a few round trips, or far outside of what is usual."""
+        if self._mean is None:
+            return FIRST_PATIENCE_SECONDS
+        usual = max(4 * self._mean, self._mean + 4 * self._deviation)
+        return min(max(self._least, usual), LONGEST_PATIENCE_SECONDS)
 
 
 class Asker:
@@ -107,9 +127,11 @@ class Asker:
         self.servers = servers
         self.counters: Counter[str] = Counter()
         """What was dropped or not believed, by reason."""
-        self.answer_seconds: list[float] = [0.0] * servers
-        """How long each server took lately, smoothed; 0 when unknown."""
+        self.answer_seconds: list[float] = [inf] * servers
+        """How long each server took lately, smoothed; infinity when unknown."""
         self.loop = asyncio.get_running_loop()
+        self._suspected_until: list[float] = [0.0] * servers
+        self._late: OrderedDict[int, dict[int, float | None]] = OrderedDict()
         self._random_bytes = random_bytes
         self._conversations: dict[int, Conversation] = {}
         self._next = 1
@@ -130,12 +152,30 @@ class Asker:
         return conversation
 
     def quickest(self) -> list[int]:
-        """All servers, those first that answered quickest lately."""
-        return sorted(range(self.servers), key=lambda server: (self.answer_seconds[server], server))
+        """All servers: those first that answered quickest lately, then those that never did, then those suspected."""
 
-    def overdue(self, server: int, seconds: float) -> None:
-        """A server did not answer for so long, or not with what can be believed: others are preferred for a while."""
-        self.answer_seconds[server] = max(2 * self.answer_seconds[server], seconds)
+        def rank(server: int) -> tuple[float, float, int]:
+            suspected_until = self._suspected_until[server] if self.suspects(server) else 0.0
+            return suspected_until, self.answer_seconds[server], server
+
+        return sorted(range(self.servers), key=rank)
+
+    def suspect(self, server: int) -> None:
+        """A server did not answer in time, or not with what can be believed: others are asked first for a while."""
+        self._suspected_until[server] = self.loop.time() + SUSPECT_SECONDS
+
+    def suspects(self, server: int) -> bool:
+        """Whether a server is asked after all others for now."""
+        return self._suspected_until[server] > self.loop.time()
+
+    def took(self, server: int, seconds: float) -> None:
+        """A server answered."""
+        known = self.answer_seconds[server]
+        self.answer_seconds[server] = seconds if known == inf else known + (seconds - known) / 4
+
+    def trusts(self, server: int) -> None:
+        """What a server answered was of use."""
+        self._suspected_until[server] = 0.0
 
     def jitter(self, seconds: float) -> float:
         """75 to 125 % of it, so that clients that were refused together do not come back together."""
@@ -150,16 +190,24 @@ class Asker:
                 self.counters["malformed answer"] += 1
                 continue
             conversation = self._conversations.get(reply.ask)
-            if conversation is not None and 0 <= server < self.servers:
+            if not 0 <= server < self.servers:
+                continue
+            if conversation is not None:
                 conversation.put(server, reply)
+            elif (sent := self._late.get(reply.ask, {}).pop(server, None)) is not None:
+                self.took(server, self.loop.time() - sent)
 
     def distrust(self, reason: str) -> None:
         """An answer was not believed."""
         self.counters[reason] += 1
 
     def forget(self, number: int) -> None:
-        """The question is settled: what still comes is dropped."""
-        self._conversations.pop(number, None)
+        """The question is settled: of what still comes only the time counts."""
+        conversation = self._conversations.pop(number, None)
+        if conversation is not None:
+            self._late[number] = conversation.sent_at
+            if len(self._late) > LATE:
+                self._late.popitem(last=False)
 
     def send(self, server: int, data: bytes) -> None:
         """Send to one server, or lose it."""
@@ -176,7 +224,9 @@ class Conversation:
         self._answers: deque[tuple[int, Reply]] = deque()
         self._waiting_per_server = [0] * asker.servers
         self._waiter: asyncio.Future[None] | None = None
-        self._sent_at: dict[int, float | None] = {}
+        self._asked: set[int] = set()
+        self.sent_at: dict[int, float | None] = {}
+        """When each server was asked; None when it was asked more than once, or that time has told all it can."""
 
     def __enter__(self) -> "Conversation":
         return self
@@ -190,7 +240,8 @@ class Conversation:
 
     def send(self, server: int, data: bytes) -> None:
         """Ask one server; sending the same again is harmless."""
-        self._sent_at[server] = None if server in self._sent_at else self._asker.loop.time()
+        self._asked.add(server)
+        self.sent_at[server] = None if server in self.sent_at else self._asker.loop.time()
         self._asker.send(server, data)
 
     def send_all(self, data: bytes) -> None:
@@ -198,9 +249,15 @@ class Conversation:
         for server in range(self._asker.servers):
             self.send(server, data)
 
+    def send_beside(self, data: bytes) -> None:
+        """Ask every server something else, whose answers say nothing of how long the question itself takes."""
+        for server in range(self._asker.servers):
+            self._asked.add(server)
+            self._asker.send(server, data)
+
     def put(self, server: int, reply: Reply) -> None:
         """An answer came."""
-        if server not in self._sent_at or self._waiting_per_server[server] >= KEPT_PER_SERVER:
+        if server not in self._asked or self._waiting_per_server[server] >= KEPT_PER_SERVER:
             self._asker.counters["answer that nobody asked for"] += 1
             return
         self._waiting_per_server[server] += 1
@@ -226,13 +283,61 @@ class Conversation:
 
     def round_trip(self, server: int) -> float | None:
         """Seconds since the question went to a server, when it went once; also remembered as how quick it is."""
-        sent = self._sent_at.get(server)
+        self._asker.trusts(server)
+        sent = self.sent_at.get(server)
         if sent is None:
             return None
+        self.sent_at[server] = None
         seconds = self._asker.loop.time() - sent
-        known = self._asker.answer_seconds[server]
-        self._asker.answer_seconds[server] = seconds if not known else known + (seconds - known) / 4
+        self._asker.took(server, seconds)
         return seconds
+
+
+class Turns:
+    """One question to servers in turn: the next is asked as well when an answer is overdue, each later than the last.
+
+    So a server that is down costs a few round trips, and a ring that is slow is not asked for everything n times.
+    """
+
+    def __init__(self, asker: Asker, talk: Conversation, order: Sequence[int], ask: Ask, patience: float) -> None:
+        """`ask` sends the question to a server; `patience` in seconds is for the first of `order`."""
+        self._asker = asker
+        self._talk = talk
+        self._order = order
+        self._ask = ask
+        self._pause = patience
+        self._count = 0
+        self._overdue_at = 0.0
+        self._next(patience)
+
+    @property
+    def asked(self) -> int:
+        """The server that was asked last."""
+        return self._order[(self._count - 1) % len(self._order)]
+
+    async def answer(self, until: float) -> tuple[int, Reply] | None:
+        """The next answer and who gave it, or None when there is none by `until` (time of the event loop)."""
+        while (answer := await self._talk.next(min(self._overdue_at, until))) is None and not reached(until):
+            self._asker.suspect(self.asked)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            self._next(self._asker.jitter(self._pause))
+        return answer
+
+    def more(self) -> None:
+        """Ask the same server again, for what its answer did not have."""
+        self._ask(self.asked)
+        self._overdue_at = self._asker.loop.time() + self._pause
+
+    def skip(self, server: int) -> None:
+        """The answer of a server was of no use: the next one is asked at once, unless all have been asked."""
+        self._asker.suspect(server)
+        if self._count < len(self._order):
+            self._next(self._pause)
+
+    def _next(self, pause: float) -> None:
+        self._count += 1
+        self._ask(self.asked)
+        self._overdue_at = self._asker.loop.time() + pause
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from bft.statement import digest
-from pond.client.asking import Asker, Conversation, Deadline, RoundTrips, reached
+from pond.client.asking import Asker, Conversation, Deadline, RoundTrips, Turns, reached
 from pond.errors import TimedOut, Unavailable
 from pond.model.block import bguid
 from pond.protocol import MAX_NAMED, Blocks, BlocksHeld, GetBlocks, Overloaded, PutBlocks, Refused
@@ -29,6 +29,12 @@ GRACE_SECONDS = 0.25
 """How much longer than the quorum a server may take before we no longer wait for it, at least."""
 
 LONGEST_GRACE_SECONDS = 2.0
+
+USUAL_BYTES = 64 * 1024
+"""How long a tree node or a block of a small object is, at most."""
+
+SLOW_BYTES_PER_SECOND = 10e6
+"""Bytes travel faster than that, or another server is asked for the same as well."""
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with (bytes done, bytes in all); 0 in all when nobody knows."""
@@ -220,16 +226,18 @@ class Fetcher:
         self._trips = RoundTrips()
         self._turn = 0
 
-    async def get(self, guids: Sequence[bytes], names: Names, deadline: Deadline) -> dict[bytes, bytes]:
+    async def get(
+        self, guids: Sequence[bytes], names: Names, deadline: Deadline, piece_bytes: int = USUAL_BYTES
+    ) -> dict[bytes, bytes]:
         """All of these pieces by their GUIDs, each checked; to be held in memory, so not too many at once.
 
-        Raises Unavailable when no server has one, TimedOut.
+        `piece_bytes` is about how long each is. Raises Unavailable when no server has one, TimedOut.
         """
         wanted = list(dict.fromkeys(guids))
         parts = [wanted[start : start + MAX_NAMED] for start in range(0, len(wanted), MAX_NAMED)]
         found: dict[bytes, bytes] = {}
         for part in parts:
-            found.update(await self._get_part(part, names, deadline))
+            found.update(await self._get_part(part, names, deadline, piece_bytes))
         return found
 
     async def stream(self, wanted: AsyncIterator[Wanted], deadline: Deadline) -> AsyncGenerator[bytes, None]:
@@ -240,7 +248,7 @@ class Fetcher:
             size = 0
             async for guid, size_bytes in wanted:
                 if part and (size + size_bytes > CHUNK_BYTES or len(part) == MAX_NAMED):
-                    window.append(self._start(part, deadline))
+                    window.append(self._start(part, size, deadline))
                     part, size = [], 0
                     if len(window) >= IN_FLIGHT:
                         guids, task = window.popleft()
@@ -250,7 +258,7 @@ class Fetcher:
                 part.append(guid)
                 size += size_bytes
             if part:
-                window.append(self._start(part, deadline))
+                window.append(self._start(part, size, deadline))
             while window:
                 guids, task = window.popleft()
                 found = await task
@@ -261,34 +269,32 @@ class Fetcher:
                 task.cancel()
             await asyncio.gather(*(task for _, task in window), return_exceptions=True)
 
-    def _start(self, part: list[bytes], deadline: Deadline) -> tuple[list[bytes], asyncio.Task[dict[bytes, bytes]]]:
-        return part, self._asker.loop.create_task(self.get(part, BLOCK, deadline))
+    def _start(
+        self, part: list[bytes], size_bytes: int, deadline: Deadline
+    ) -> tuple[list[bytes], asyncio.Task[dict[bytes, bytes]]]:
+        getting = self.get(part, BLOCK, deadline, size_bytes // len(part))
+        return part, self._asker.loop.create_task(getting)
 
-    async def _get_part(self, wanted: list[bytes], names: Names, deadline: Deadline) -> dict[bytes, bytes]:
+    async def _get_part(
+        self, wanted: list[bytes], names: Names, deadline: Deadline, piece_bytes: int
+    ) -> dict[bytes, bytes]:
         """Servers in turn, the next whenever one is overdue or lacks something; each is asked for what is missing."""
         found: dict[bytes, bytes] = {}
-        order = self._in_turn()
-        lacks = dict.fromkeys(order, False)
-        pause = self._trips.patience
-        place = 0
+        lacks: set[int] = set()
+        patience = self._trips.patience + len(wanted) * piece_bytes / SLOW_BYTES_PER_SECOND
         with self._asker.open() as talk:
-            asked = self._ask(talk, order[0], wanted, found)
-            overdue_at = self._asker.loop.time() + pause
+
+            def ask(server: int) -> None:
+                talk.send(server, talk.encode(GetBlocks(talk.ask, [guid for guid in wanted if guid not in found])))
+
+            turns = Turns(self._asker, talk, self._in_turn(), ask, patience)
             while True:
-                answer = await talk.next(min(overdue_at, deadline.at))
+                answer = await turns.answer(deadline.at)
                 if answer is None:
-                    if deadline.passed:
-                        raise TimedOut(
-                            f"{len(wanted) - len(found)} blocks did not arrive within {deadline.seconds:g} s:"
-                            " see `pond cluster status`"
-                        )
-                    self._asker.overdue(asked, pause)
-                    place += 1
-                    if place % len(order) == 0:
-                        pause = min(2 * pause, 5.0)
-                    asked = self._ask(talk, order[place % len(order)], wanted, found)
-                    overdue_at = self._asker.loop.time() + self._asker.jitter(pause)
-                    continue
+                    raise TimedOut(
+                        f"{len(wanted) - len(found)} blocks did not arrive within {deadline.seconds:g} s:"
+                        " see `pond cluster status`"
+                    )
                 server, reply = answer
                 before = len(found)
                 if isinstance(reply, Blocks):
@@ -306,23 +312,16 @@ class Fetcher:
                     return found
                 if len(found) > before:
                     deadline.extend()
-                else:
-                    self._asker.overdue(server, pause)
-                    lacks[server] = True
-                    if all(lacks.values()):
-                        raise Unavailable(
-                            f"no server has block {_missing(wanted, found).hex()}: it was pruned, or too many servers"
-                            " lost it; see `pond cluster status`"
-                        )
-                    place += 1
-                    server = order[place % len(order)]
-                if server == asked or len(found) == before:
-                    asked = self._ask(talk, server, wanted, found)
-                    overdue_at = self._asker.loop.time() + pause
-
-    def _ask(self, talk: Conversation, server: int, wanted: list[bytes], found: dict[bytes, bytes]) -> int:
-        talk.send(server, talk.encode(GetBlocks(talk.ask, [guid for guid in wanted if guid not in found])))
-        return server
+                    if server == turns.asked:
+                        turns.more()
+                    continue
+                lacks.add(server)
+                if len(lacks) == self._asker.servers:
+                    raise Unavailable(
+                        f"no server has block {_missing(wanted, found).hex()}: it was pruned, or too many servers"
+                        " lost it; see `pond cluster status`"
+                    )
+                turns.skip(server)
 
     def _take(self, blocks: list[bytes | None], wanted: list[bytes], found: dict[bytes, bytes], names: Names) -> None:
         missing = {guid for guid in wanted if guid not in found}
@@ -340,10 +339,11 @@ class Fetcher:
         """Servers about as quick as the quickest take turns to be first, so that they share the work; then others."""
         order = self._asker.quickest()
         limit = max(0.1, 4 * self._asker.answer_seconds[order[0]])
-        quick = [server for server in order if self._asker.answer_seconds[server] <= limit]
+        seconds, suspects = self._asker.answer_seconds, self._asker.suspects
+        quick = [server for server in order if seconds[server] <= limit and not suspects(server)] or order[:1]
         self._turn += 1
         start = self._turn % len(quick)
-        return quick[start:] + quick[:start] + order[len(quick) :]
+        return quick[start:] + quick[:start] + [server for server in order if server not in quick]
 
 
 def _missing(wanted: list[bytes], found: dict[bytes, bytes]) -> bytes:

@@ -282,7 +282,7 @@ class Object:
                         assert root is not None, "an abort has no content"
                         ahead = bundle.wanted(max(1, min(256, EXPORT_BYTES // root.block_size)))
                         missing = [guid for guid in ahead if guid not in at_hand]
-                        at_hand |= await self._context.fetcher.get(missing, EITHER, deadline)
+                        at_hand |= await self._context.fetcher.get(missing, EITHER, deadline, root.block_size)
                         deadline.extend()
                     parts.append(bundle.add(at_hand.pop(wanted[0])))
                     size += _flush(parts, write)

@@ -1,7 +1,7 @@
 """Orders an update and believes the answer only when it is proved; reads objects the same way (design.md, 5 and 8).
 
-A request goes to the primary, after a while to all servers, and again with growing pauses: always the same bytes, so it
-runs at most once (TOCS 2002, section 4.1). Believed is one answer with a certificate of the ring, or f + 1 equal ones.
+A request goes to the primary, soon to all servers, and again with growing pauses: always the same bytes, so it runs
+at most once (TOCS 2002, section 4.1). Believed is one answer with a certificate of the ring, or f + 1 equal ones.
 Not here: reads with session guarantees.
 """
 
@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from bft.answer import Answer, AnswerError, BatchPath, check_batch_path, check_session_path
@@ -17,11 +18,19 @@ from bft.answer import decode as decode_answer
 from bft.certificate import Certificate, Claim
 from bft.membership import Membership
 from bft.messages import Request, RequestStatement
-from bft.sessions import page_key
+from bft.sessions import LONGEST_LIFE_SECONDS, page_key
 from bft.signatures import Signer, Verifier
 from bft.state_tree import StateProof
 from bft.statement import digest
-from pond.client.asking import Asker, Conversation, Deadline, RoundTrips
+from pond.client.asking import (
+    FIRST_PATIENCE_SECONDS,
+    Asker,
+    Deadline,
+    RoundTrips,
+    Turns,
+    reached,
+)
+from pond.client.leader import Leader
 from pond.errors import PondError, TimedOut, Unavailable, UsageError, VerificationFailed
 from pond.model.proof import HistoryCheck, Missing, ProofFailed, check_certificate, check_object, check_version
 from pond.model.version import ObjectRecord, Outcome, VersionError, VersionRoot, decode_outcome
@@ -54,6 +63,9 @@ MARGIN_SECONDS = 60.0
 CLOCK_TRUSTED_SECONDS = 300.0
 """How far our clock may be ahead of the ring's time and still be used."""
 
+MOST_TOO_FAR = 3
+"""How often an update is signed by the ring's time and found too far ahead of it."""
+
 SESSION_SLACK_SECONDS = 10.0
 """A session is left alone this long before the ring may forget it."""
 
@@ -61,6 +73,21 @@ MAX_SESSIONS = 256
 """Free sessions kept."""
 
 PAUSE_WHEN_OVERLOADED_SECONDS = 5.0
+
+LEAST_WRITE_PATIENCE_SECONDS = 0.1
+"""How long the primary is given before an update goes to all servers, at least: a few round trips and syncs."""
+
+BUSY_PATIENCE_SECONDS = 1.0
+"""The same for a primary that says that it has too much to do."""
+
+LATEST_PATIENCE_SECONDS = 1.0
+"""When a question that went to all servers is repeated."""
+
+SECONDS_PER_OUTCOME = 1e-4
+"""How much longer an answer with so many outcomes may take before another server is asked as well."""
+
+REST_SECONDS = 2.0
+"""How long a server that gave the first part of a history may take for the next one."""
 
 LACKS_BLOCKS = "does not hold"
 """Part of a refusal for blocks that have not arrived yet, the one refusal that sending them may mend."""
@@ -98,9 +125,11 @@ class Event(NamedTuple):
 
 
 class Consequence(Enum):
-    """What to do after an answer that is no outcome."""
+    """What to do after an answer."""
 
+    DONE = "done"
     SIGN_ANEW = "sign anew"
+    ASK_FOR_TIME = "ask for the ring's time and sign anew"
     FIND_OUT = "find out"
 
 
@@ -125,8 +154,6 @@ class RingClient:
     ) -> None:
         self.membership = membership
         self.principal = signer.public_key
-        self.primary = 0
-        """The server that leads, as far as we know."""
         self._asker = asker
         self._loop = asker.loop
         self._signer = signer
@@ -135,7 +162,8 @@ class RingClient:
         self._random_bytes = random_bytes
         self._sessions: deque[_Session] = deque()
         self._time: tuple[int, float] | None = None
-        self._write_trips = RoundTrips()
+        self._leader = Leader(asker, membership.weak)
+        self._write_trips = RoundTrips(LEAST_WRITE_PATIENCE_SECONDS)
         self._read_trips = RoundTrips()
 
     # --- time ------------------------------------------------------------------------------------------------------
@@ -167,25 +195,41 @@ class RingClient:
 
         Raises TimedOut when that is unknown, UsageError when its form is bad.
         """
-        if self._time is None:
-            # A request that is signed too far ahead could be replayed later, so the ring's time is asked for first.
-            await self.read(aguid, LatestVersion(), "latest", deadline)
+        session: _Session | None = None
+        too_far = 0
         while True:
-            session = self._take_session()
-            session.number += 1
-            not_after = self.now() + int((max(deadline.at - self._loop.time(), 0) + MARGIN_SECONDS) * 1e6)
-            session.not_after = max(session.not_after, not_after)
+            if self._time is None:
+                # A request that is signed too far ahead could be replayed later, so the ring's time is asked for first.
+                await self.read(aguid, LatestVersion(), "latest", deadline)
+            session = session or self._take_session()
+            life = min(max(deadline.at - self._loop.time(), 0) + MARGIN_SECONDS, LONGEST_LIFE_SECONDS / 2)
+            not_after = self.now() + int(life * 1e6)
             stated = RequestStatement(
-                self.membership.ring_id, self.principal, session.identity, session.number, not_after, operation
+                self.membership.ring_id, self.principal, session.identity, session.number + 1, not_after, operation
             )
             data = stated.encode()
             request = Request(data, self._signer.sign(data), list(bodies))
             answer, certificate = await self._order(stated, request, digest(data), deadline, supply)
-            if answer.status is AnswerStatus.EXECUTED:
-                self._sessions.append(session)
-                return Ran(_outcome(answer, digest(data)), certificate)
-            if _consequence(answer.status) is Consequence.FIND_OUT:
-                return await self._find_out(aguid, digest(data), deadline)
+            match _consequence(answer.status):
+                case Consequence.DONE:
+                    session.number += 1
+                    session.not_after = max(session.not_after, not_after)
+                    self._sessions.append(session)
+                    return Ran(_outcome(answer, digest(data)), certificate)
+                case Consequence.FIND_OUT:
+                    return await self._find_out(aguid, digest(data), deadline)
+                case Consequence.SIGN_ANEW:
+                    session = None
+                case Consequence.ASK_FOR_TIME:
+                    # What was signed may run in some hours, if somebody sends it again; under the same number only one
+                    # of the two can.
+                    self._time = None
+                    too_far += 1
+                    if too_far == MOST_TOO_FAR:
+                        raise TimedOut(
+                            "the ring's time and this computer's differ too much to order an update: it may still run"
+                            " within a day, see the object's log; set the clock and try again"
+                        )
 
     def _take_session(self) -> _Session:
         """A session that nobody uses now. One whose last answer never came is not given back: its fate is unknown."""
@@ -204,14 +248,14 @@ class RingClient:
         words: dict[int, bytes] = {}
         refusals: dict[int, str] = {}
         started = self._loop.time()
-        pause = self._write_trips.patience
-        again_at = started + pause
-        everybody = False
+        pause = self._write_patience()
+        again_at = all_at = started + self._asker.jitter(pause)
+        first, alone = self._leader.server, True
         with self._asker.open() as talk:
             data = talk.encode(Submit(talk.ask, request))
-            who_leads = talk.encode(GetStatus(talk.ask))
-            leaders: dict[int, int] = {}
-            talk.send(self.primary, data)
+            if self._leader.is_old:
+                self._leader.ask(talk)
+            talk.send(first, data)
             while True:
                 reply = await talk.next(min(again_at, deadline.at))
                 if reply is None:
@@ -221,27 +265,38 @@ class RingClient:
                             f"{self._asker.servers} servers answered); it may still run: look at the object's log, and "
                             "at `pond cluster status`"
                         )
-                    everybody = True
+                    if not reached(all_at):
+                        talk.send(self._leader.server, data)
+                        again_at = all_at
+                        continue
+                    alone = False
                     talk.send_all(data)
-                    talk.send_all(who_leads)
-                    again_at = self._loop.time() + self._asker.jitter(pause)
+                    self._leader.ask(talk)
                     pause = min(2 * pause, PAUSE_WHEN_OVERLOADED_SECONDS)
+                    again_at = self._loop.time() + self._asker.jitter(pause)
                     continue
                 server, said = reply
                 match said:
                     case Answered():
                         answer = self._believe(said, stated, name, server, words)
                         if answer is not None and answer.status is not AnswerStatus.OUT_OF_ORDER:
-                            seconds = talk.round_trip(server)
-                            if seconds is not None and not everybody:
+                            talk.round_trip(server)
+                            if server == first:
+                                # Also when others were asked meanwhile: it is how long the ring takes, not the link.
                                 self._write_trips.add(self._loop.time() - started)
+                            elif not alone:
+                                self._leader.doubt()
                             return answer, said.certificate
                     case ServerStatus():
-                        leaders[server] = said.primary
-                        self._follow(leaders)
+                        if self._leader.heard(server, said) and alone:
+                            talk.send(self._leader.server, data)
                     case Overloaded(_, retry_after_ms):
+                        # Who is busy is alive: others are asked too after a while only, since it may lie.
                         wait = min(retry_after_ms / 1000, PAUSE_WHEN_OVERLOADED_SECONDS)
-                        again_at = min(again_at, self._loop.time() + self._asker.jitter(wait + pause / 4))
+                        if alone:
+                            all_at = max(all_at, started + BUSY_PATIENCE_SECONDS)
+                        later = self._loop.time() + self._asker.jitter(wait + pause / 4)
+                        again_at = min(later, all_at if alone else again_at)
                     case Refused(_, reason) if LACKS_BLOCKS in reason and supply is not None:
                         supply(server)
                         again_at = min(again_at, self._loop.time() + self._asker.jitter(pause / 4))
@@ -249,15 +304,16 @@ class RingClient:
                         refusals[server] = reason
                         if _agreed(refusals, self.membership.weak) is not None:
                             raise UsageError(f"the servers refuse this update: {reason}")
-                        if not everybody:
-                            again_at = self._loop.time()  # it is one server's word; the others are asked at once
+                        if alone:
+                            again_at = all_at = self._loop.time()  # one server's word; the others are asked at once
                     case _:
                         self._asker.distrust("answer to another question")
 
-    def _follow(self, leaders: dict[int, int]) -> None:
-        primary = _agreed(leaders, self.membership.weak)
-        if primary is not None and primary < self._asker.servers:
-            self.primary = primary
+    def _write_patience(self) -> float:
+        """Seconds after which an update goes to all servers: a few of its usual times, or else of those of reads."""
+        if self._write_trips.known:
+            return self._write_trips.patience
+        return max(FIRST_PATIENCE_SECONDS, 2 * self._read_trips.patience)
 
     def _believe(
         self, said: Answered, stated: RequestStatement, name: bytes, server: int, words: dict[int, bytes]
@@ -309,44 +365,39 @@ class RingClient:
 
     async def _read_any(self, aguid: GUID, selector: Selector, deadline: Deadline) -> Seen | None:
         """The first answer that is proved; None when as many as lie may say that there is none."""
-        claimed: dict[int, bool] = {}
-        asked_all = False
-        pause = self._read_trips.patience
+        claimed: set[int] = set()
         with self._asker.open() as talk:
             data = talk.encode(ReadObject(talk.ask, aguid, selector, False))
-            first = self._asker.quickest()[0]
-            talk.send(first, data)
-            again_at = self._loop.time() + pause
+            order = self._asker.quickest()
+            turns = Turns(self._asker, talk, order, lambda server: talk.send(server, data), self._read_trips.patience)
             while True:
-                reply = await talk.next(min(again_at, deadline.at))
+                reply = await turns.answer(deadline.at)
                 if reply is None:
-                    if deadline.passed:
-                        raise self._unanswered(len(claimed), 1, deadline)
-                    self._asker.overdue(first, pause)
-                    talk.send_all(data)
-                    asked_all = True
-                    again_at = self._loop.time() + self._asker.jitter(pause)
-                    pause = min(2 * pause, PAUSE_WHEN_OVERLOADED_SECONDS)
-                    continue
+                    raise self._unanswered(len(claimed), 1, deadline)
+                server = reply[0]
                 seen = self._check_read(reply, aguid, selector)
-                if seen is not None and seen.version is not Missing.CLAIMED:
-                    seconds = talk.round_trip(reply[0])
-                    if seconds is not None:
-                        self._read_trips.add(seconds)
+                if seen is None:
+                    turns.skip(server)
+                    continue
+                seconds = talk.round_trip(server)
+                if seconds is not None:
+                    self._read_trips.add(seconds)
+                if seen.version is not Missing.CLAIMED:
                     return seen
-                if seen is not None:
-                    claimed[reply[0]] = True
-                    if len(claimed) >= self.membership.quorum:
-                        return None
-                if not asked_all:
-                    again_at = self._loop.time()
+                claimed.add(server)
+                if len(claimed) == 1:
+                    talk.send_all(data)  # it takes a quorum to believe that
+                if len(claimed) >= self.membership.quorum:
+                    return None
 
     async def _read_latest(self, aguid: GUID, selector: Selector, deadline: Deadline) -> Seen:
         """2f+1 answers, each of a state that covers what its server has sent COMMIT for; the newest counts."""
         valid: dict[int, Seen] = {}
-        pause = max(self._read_trips.patience, 1.0)
+        pause = max(self._read_trips.patience, LATEST_PATIENCE_SECONDS)
         with self._asker.open() as talk:
             data = talk.encode(ReadObject(talk.ask, aguid, selector, True))
+            if self._leader.is_old:
+                self._leader.ask(talk)
             talk.send_all(data)
             again_at = self._loop.time() + pause
             while True:
@@ -360,13 +411,18 @@ class RingClient:
                     pause = min(2 * pause, PAUSE_WHEN_OVERLOADED_SECONDS)
                     continue
                 server, said = reply
+                if isinstance(said, ServerStatus):
+                    self._leader.heard(server, said)
+                    continue
                 if isinstance(said, Overloaded):
                     again_at = min(again_at, self._loop.time() + self._asker.jitter(said.retry_after_ms / 1000 + 0.05))
                 seen = self._check_read(reply, aguid, selector)
                 if seen is None:
                     continue
                 valid.setdefault(server, seen)
-                talk.round_trip(server)
+                seconds = talk.round_trip(server)
+                if seconds is not None:
+                    self._read_trips.add(seconds)
                 if len(valid) >= self.membership.quorum:
                     return max(valid.values(), key=lambda s: (s.version is not Missing.CLAIMED, s.claim.sequence))
 
@@ -401,57 +457,61 @@ class RingClient:
 
     async def history(self, aguid: GUID, record: ObjectRecord, deadline: Deadline) -> list[Event]:
         """All outcomes of an object, oldest first, as its proved record has them. Raises TimedOut."""
+        pause = self._read_trips.patience
         while True:
-            for server in self._asker.quickest():
-                found = await self._history_from(server, aguid, record, deadline)
+            for _ in range(self._asker.servers):
+                found = await self._history_of_one(aguid, record, deadline)
                 if found is not None:
                     return found
-            if deadline.passed:
-                raise TimedOut(
-                    f"no server gave the object's history of {record.history.count} updates within "
-                    f"{deadline.seconds:g} s: see `pond cluster status`"
-                )
-            await asyncio.sleep(self._asker.jitter(self._read_trips.patience))
+                if deadline.passed:
+                    raise TimedOut(
+                        f"no server gave the object's history of {record.history.count} updates within "
+                        f"{deadline.seconds:g} s: see `pond cluster status`"
+                    )
+            await asyncio.sleep(min(self._asker.jitter(pause), max(0.0, deadline.at - self._loop.time())))
+            pause = min(2 * pause, PAUSE_WHEN_OVERLOADED_SECONDS)
 
-    async def _history_from(
-        self, server: int, aguid: GUID, record: ObjectRecord, deadline: Deadline
-    ) -> list[Event] | None:
+    async def _history_of_one(self, aguid: GUID, record: ObjectRecord, deadline: Deadline) -> list[Event] | None:
+        """The history as the first server has it that answers in time; None when it does not hold, or ends early."""
         check = HistoryCheck(aguid)
         events: list[Event] = []
+        order = self._asker.quickest()
         while check.count < record.history.count:
             count = min(MAX_NAMED, record.history.count - check.count)
+            patience = self._read_trips.patience + count * SECONDS_PER_OUTCOME
             with self._asker.open() as talk:
                 data = talk.encode(ReadHistory(talk.ask, aguid, check.count, count))
-                said = await self._ask_one(talk, server, data, deadline)
+                # What is wrong with a part shows at the end only, so all parts have to be of one server.
+                ask = partial(talk.send, data=data)
+                until = deadline.at if len(order) > 1 else min(deadline.at, self._loop.time() + REST_SECONDS + patience)
+                reply = await Turns(self._asker, talk, order, ask, patience).answer(until)
+                if reply is None:
+                    return None
+                server, said = reply
+                talk.round_trip(server)
+                order = [server]
             if not isinstance(said, History) or not said.outcomes:
+                self._asker.suspect(server)
                 return None
             try:
                 events += [Event(*check.add(outcome, root)) for outcome, root in said.outcomes[:count]]
             except ProofFailed:
+                self._asker.suspect(server)
                 self._asker.distrust("history that is not proved")
                 return None
             deadline.extend()
         try:
             check.finish(record)
         except ProofFailed:
+            self._asker.suspect(order[0])
             self._asker.distrust("history that is not proved")
             return None
         return events
 
-    async def _ask_one(self, talk: Conversation, server: int, data: bytes, deadline: Deadline) -> object:
-        """One server's answer, asked twice, or None."""
-        for _ in range(2):
-            talk.send(server, data)
-            reply = await talk.next(min(deadline.at, self._loop.time() + max(1.0, self._read_trips.patience)))
-            if reply is not None:
-                talk.round_trip(server)
-                return reply[1]
-        return None
-
     async def status(self, deadline: Deadline) -> list[ServerStatus | None]:
         """What each server says of itself, unproved; None for one that does not answer in time."""
         answers: dict[int, ServerStatus] = {}
-        pause = self._read_trips.patience
+        pause = max(self._read_trips.patience, FIRST_PATIENCE_SECONDS)
         with self._asker.open() as talk:
             data = talk.encode(GetStatus(talk.ask))
             talk.send_all(data)
@@ -462,9 +522,12 @@ class RingClient:
                     for server in [s for s in range(self._asker.servers) if s not in answers]:
                         talk.send(server, data)
                     again_at = self._loop.time() + self._asker.jitter(pause)
-                elif isinstance(reply[1], ServerStatus):
-                    answers[reply[0]] = reply[1]
-        self._follow({server: answer.primary for server, answer in answers.items()})
+                    pause = min(2 * pause, PAUSE_WHEN_OVERLOADED_SECONDS)
+                    continue
+                server, said = reply
+                if isinstance(said, ServerStatus):
+                    answers[server] = said
+                    self._leader.heard(server, said)
         return [answers.get(server) for server in range(self._asker.servers)]
 
     def _unanswered(self, answered: int, needed: int, deadline: Deadline) -> Unavailable:
@@ -476,15 +539,15 @@ class RingClient:
 
 def _consequence(status: AnswerStatus) -> Consequence:
     match status:
+        case AnswerStatus.EXECUTED:
+            return Consequence.DONE
         case AnswerStatus.EXPIRED:
             return Consequence.FIND_OUT
         case AnswerStatus.UNKNOWN_SESSION:
             # Its earlier numbers have expired, so this one can never run: the operation may be signed anew.
             return Consequence.SIGN_ANEW
         case AnswerStatus.NOT_AFTER_TOO_FAR:
-            raise Unavailable(
-                "the ring refused an update that could run for more than a day: set this computer's clock and try again"
-            )
+            return Consequence.ASK_FOR_TIME
         case AnswerStatus.NUMBER_TAKEN:
             raise UsageError(
                 "another process goes on with this connection, so the update did not run: connect anew in each process"

@@ -27,6 +27,7 @@ from bft.effects import (
     SetTimer,
     Store,
     Timer,
+    ViewChanged,
 )
 from bft.messages import Bodies, PrePrepare
 from bft.types import AgreedTime
@@ -46,7 +47,8 @@ LAZY_SYNC_SECONDS = 1.0
 ROOM_SECONDS = 1.0
 """How often the disk is asked how much room it has: what agreement alone writes meanwhile is far below the reserve."""
 
-Outgoing: TypeAlias = Send | Broadcast | ToClient
+Outgoing: TypeAlias = Send | Broadcast | ToClient | ViewChanged
+"""What leaves this life, for others or for the log, once what came before it is on the disk."""
 P = ParamSpec("P")
 
 
@@ -151,7 +153,7 @@ class Life:
     def _perform(self, effects: list[Effect | ToClient]) -> None:
         for effect in effects:
             match effect:
-                case Send() | Broadcast() | ToClient() | Mark():
+                case Send() | Broadcast() | ToClient() | Mark() | ViewChanged():
                     self._outbox.append(effect)
                     self._outbox_bytes += _size_bytes(effect)
                 case Persist(writes):

@@ -24,6 +24,7 @@ class Metrics:
         )
         self.batches = Counter("pond_batches", "Batches executed", registry=self.registry)
         self.requests = Counter("pond_requests", "Requests executed", registry=self.registry)
+        self.views = Counter("pond_views", "Views that began since the start", registry=self.registry)
         self.view = Gauge("pond_view", "Current view", registry=self.registry)
         self.executed = Gauge("pond_executed", "Last sequence number executed", registry=self.registry)
         self.certified = Gauge("pond_certified", "Last sequence number under a certificate", registry=self.registry)

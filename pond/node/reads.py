@@ -9,6 +9,7 @@ from bft.execution import Certified
 from bft.merkle import inclusion_path
 from bft.state_tree import Kind, state_key
 from bft.statement import Digest
+from pond.errors import StorageRotten
 from pond.model.tables import (
     NUMBERS,
     OUTCOMES,
@@ -44,7 +45,7 @@ class Reads:
         self._disk = disk
 
     def answer(self, question: ReadObject | ReadHistory, certified: Certified) -> ObjectRead | History:
-        """The answer from one certified state."""
+        """The answer from one certified state. Raises StorageRotten where the disk has not kept what it needs."""
         key = state_key(Kind.OBJECT, question.aguid)
         tree = certified.state.tree
         value = tree.get(key)
@@ -118,5 +119,6 @@ class Reads:
 
     def _stored(self, table: str, key: bytes) -> bytes:
         value = self._disk.get(table, key)
-        assert value is not None, f"our fault: {table} lacks {key.hex()}, which the state commits to"
+        if value is None:  # the state commits to it, so the disk has lost it
+            raise StorageRotten(table, key)
         return value

@@ -22,7 +22,7 @@ from bft.effects import (
     Timer,
     TimerFired,
 )
-from bft.messages import Message
+from bft.messages import Message, Parts
 from bft.replica import OVERLOADED, Replica
 from bft.types import AgreedTime, ReplicaId, Sequence, View
 from pond.errors import StorageRotten
@@ -30,6 +30,7 @@ from pond.model.block import MAX_CIPHERTEXT_BYTES, bguid
 from pond.model.tables import BLOCKS, NODES
 from pond.node.condition import DIVERGED, condition
 from pond.node.reads import Reads
+from pond.node.scrub import Scrub
 from pond.node.uploads import UPLOAD_BYTES, UPLOAD_COST_BYTES, Uploads, account_of
 from pond.protocol import (
     MAX_ANSWER_BYTES,
@@ -62,6 +63,9 @@ ROTTEN = "what this server holds of the object is damaged: ask another server"
 
 SWEEP = Timer("uploads", View(0))
 
+SCRUB = Timer("scrub", View(0))
+SCRUB_SECONDS = 0.1
+
 
 class ToClient(NamedTuple):
     """Send this answer to a client; `client` is the shell's handle."""
@@ -93,18 +97,22 @@ class RingServer:
         self._reads = Reads(replica.disk)
         self._waiting: list[_WaitingRead] = []
         self.uploads = Uploads(replica.disk, upload_limit_bytes)
+        self.scrub = Scrub(replica.identity, replica.membership, replica.disk)
+        self._suspects: list[StorageRotten] = []
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def started(self, now: AgreedTime, start: bytes, lost_votes: bool = False) -> list[Effect | ToClient]:
-        """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start; `lost_votes` says
-        that its storage is not the one that it voted with."""
+    def started(self, now: AgreedTime, start: bytes) -> list[Effect | ToClient]:
+        """The process starts: `now` is its wall clock, `start` 16 random bytes that name this start."""
         self.uploads.restore(now)
         sweep = SetTimer(SWEEP, self.uploads.sweep_after_seconds)
-        return [*self._translate(self.replica.step(Started(now, start, lost_votes))), sweep]
+        walk = SetTimer(SCRUB, SCRUB_SECONDS)
+        return [*self._translate(self.replica.step(Started(now, start))), sweep, walk]
 
     def on_peer(self, sender: ReplicaId, message: Message, now: AgreedTime) -> list[Effect | ToClient]:
         """A message from another replica, whose link says who it is."""
+        if isinstance(message, Parts) and not self.replica.recovery.transfer.busy:
+            return [*self.scrub.on_parts(sender, message)]
         return self._translate(self.replica.step(Received(sender, message, now)))
 
     def on_client(self, client: object, question: Question, now: AgreedTime, key: str = "") -> list[Effect | ToClient]:
@@ -128,6 +136,8 @@ class RingServer:
         """A timer that was set has fired."""
         if timer == SWEEP:
             return self._sweep_uploads(now)
+        if timer == SCRUB:
+            return [*self._scrub(now), SetTimer(SCRUB, SCRUB_SECONDS)]
         return self._translate(self.replica.step(TimerFired(timer, now)))
 
     def on_random(self, data: bytes) -> list[Effect | ToClient]:
@@ -169,7 +179,8 @@ class RingServer:
         if certified is not None and certified.sequence >= read.needed:
             try:
                 return [ToClient(read.client, self._reads.answer(read.question, certified))]
-            except StorageRotten:
+            except StorageRotten as rotten:
+                self._suspects.append(rotten)
                 return [ToClient(read.client, Refused(read.question.ask, ROTTEN))]
         if len(self._waiting) >= WAITING_READS:
             return [ToClient(read.client, Overloaded(read.question.ask, RETRY_AFTER_MS))]
@@ -194,9 +205,24 @@ class RingServer:
     def _block(self, guid: bytes) -> bytes | None:
         """A block or a tree node; None when it is not here, or has rotted: the client asks another server then."""
         try:
-            return self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
-        except StorageRotten:
+            block = self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
+            if block is None and self._disk.size(BLOCKS, guid) is not None:
+                self._suspects.append(StorageRotten(BLOCKS, guid))
+            return block
+        except StorageRotten as rotten:
+            self._suspects.append(rotten)
             return None
+
+    # --- self-repair -----------------------------------------------------------------------------------------------
+
+    def _scrub(self, now: AgreedTime) -> list[Effect]:
+        """A little of the walk; what readers met with is looked at first. A state that is being fetched is no state."""
+        suspects, self._suspects = self._suspects, []
+        if self.replica.recovery.transfer.busy:
+            return []
+        tree = self.replica.execution.tree
+        effects = [effect for rotten in suspects for effect in self.scrub.suspect(rotten.table, rotten.key, tree)]
+        return [*effects, *self.scrub.tick(tree, now)]
 
     # --- blocks that travel ahead ------------------------------------------------------------------------------------
 
@@ -225,7 +251,7 @@ class RingServer:
         """All but what only the process knows: its disk, and the time that things take."""
         replica = self.replica
         certified = replica.execution.certified
-        how, detail = condition(replica)
+        how, detail = condition(replica, self.scrub)
         return ServerStatus(
             ask,
             replica.identity,

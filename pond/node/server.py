@@ -10,18 +10,20 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from bft.effects import Broadcast, Send
+from bft.effects import Broadcast, Send, ViewChanged
 from bft.execution import StateDamaged
 from bft.key_share import decode as decode_share
 from bft.log import LOG, META, STATE
 from bft.membership import Membership
 from bft.messages import Message
+from bft.recovery import lost_votes
 from bft.replica import Replica
 from bft.signatures import Ed25519Signer, Ed25519Verifier
 from bft.threshold import Frost
@@ -46,7 +48,7 @@ from pond.node.ring import RingServer, ToClient
 from pond.node.service import TABLES as SERVICE_TABLES
 from pond.node.service import Service
 from pond.protocol import MAX_MESSAGE_BYTES, Condition, GetStatus, Overloaded, Question, Reply, ServerStatus
-from pond.storage import Storage
+from pond.storage import DATA_FILE, Storage
 from pond.transport import ClientPort, PeerPort, Remote
 from tapestry.guid import GUID
 
@@ -54,7 +56,10 @@ TABLES = (LOG, META, STATE, *SERVICE_TABLES)
 
 STORE = "store"
 STARTED = "started"
-"""Names in a server's directory: its storage, and a file that says that the storage has been opened once."""
+LOST = "lost-votes"
+DAMAGED = "store.damaged"
+"""Names in a server's directory: its storage; a file that says that the storage has been opened once; one that says
+that it is gone and its successor has not been told yet; and the last one that was found damaged."""
 
 LOOK_SECONDS = 2.0
 LONGEST_LOOK_SECONDS = 60.0
@@ -92,18 +97,30 @@ def _reserve_bytes(quota_bytes: int | None) -> int:
 
 
 def _open_storage(directory: Path, quota_bytes: int | None, verify_seconds: float) -> Storage:
-    """The server's storage. One that was there at an earlier start must be there again: a server that begins anew has
-    forgotten its votes, and could vote differently (design.md, rule 1)."""
-    marker = directory / STARTED
-    if marker.exists() and not (directory / STORE / "data.mdb").exists():
-        raise StorageDamaged(
-            f"{directory / STORE} is empty, and this server has run before: it lost its votes; restore the directory"
-            " from a copy made while it was stopped"
-        )
+    """The server's storage. When one that was there at an earlier start is not there again, this server has forgotten
+    its votes and could vote differently (design.md, rule 1), so that it has to follow in silence for a while."""
+    marker, lost = directory / STARTED, directory / LOST
+    if marker.exists() and not (directory / STORE / DATA_FILE).exists():
+        keys.write_durably(lost, b"", replace=True)
     storage = Storage(directory / STORE, TABLES, quota_bytes, verify_seconds)
+    if lost.exists():
+        storage.write(lost_votes())
+        storage.sync()
+        lost.unlink()
     if not marker.exists():
         keys.write_durably(marker, b"", replace=True)
     return storage
+
+
+def _set_aside(directory: Path) -> Path:
+    """Take a storage that cannot be trusted out of the way, for whoever wants to look into it, and say so durably: what
+    comes in its place begins without votes."""
+    keys.write_durably(directory / LOST, b"", replace=True)
+    kept = directory / DAMAGED
+    shutil.rmtree(kept, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        (directory / STORE).rename(kept)
+    return kept
 
 
 def _check_well(storage: Storage, free: int, needed: int) -> None:
@@ -143,6 +160,7 @@ class Server:
         self._metrics = Metrics()
         self._life: Life | None = None
         self._aside: _Aside | None = None
+        self._verify_seconds = VERIFY_SECONDS
         self._has_served = False
         self._alive_since = 0.0
         self._look_seconds = LOOK_SECONDS
@@ -211,17 +229,21 @@ class Server:
         """A life that is yet to begin. Raises StorageError, also when the disk is there and not well."""
         quota_bytes = config.read(self._directory / "node.json", config.NodeConfig).quota_bytes
         reserve_bytes = _reserve_bytes(quota_bytes)
-        # What the disk does later, it does to pages that LMDB has copied: once is enough for the file's structure.
-        storage = _open_storage(self._directory, quota_bytes, 0 if self._has_served else VERIFY_SECONDS)
+        if self._has_served and not (self._directory / STORE / DATA_FILE).exists():
+            raise StorageError(f"{self._directory / STORE} is gone: mount its disk again")
+        storage = _open_storage(self._directory, quota_bytes, self._verify_seconds)
+        if self._verify_seconds and not storage.verified:
+            self._log.warning("storage not verified", seconds=self._verify_seconds)
+        self._verify_seconds = 0  # a start is when much may have happened to the disk, and when there is time
         try:
-            for table in (LOG, META, STATE):
-                storage.check_whole(table)
             free = storage.free_bytes()
             if self._aside is not None:
                 self._metrics.free_bytes.set(free)
                 status = msgspec.structs.replace(self._aside.status, free_bytes=free)
                 self._aside = self._aside._replace(status=status)
                 _check_well(storage, free, reserve_bytes // 2)
+            for table in (LOG, META, STATE):
+                storage.check_whole(table)
             disk = Disk(storage)
             replica = Replica(
                 self._identity,
@@ -261,7 +283,7 @@ class Server:
             case StorageFull():
                 return Condition.DISK_FULL
             case StorageDamaged() | StorageRotten() | StateDamaged():
-                return Condition.DISK_DAMAGED if self._has_served else None  # whoever starts a server is there to see
+                return Condition.DISK_DAMAGED
             case StorageBusy() | StorageUnusable() if self._aside is None:
                 return None
             case StorageError():
@@ -271,19 +293,24 @@ class Server:
         return None
 
     def _damaged(self, error: Exception) -> None:
-        """What our votes rest on is lost or changed. From this disk we never vote again, since we could vote
-        differently (design.md, rule 1): a server that begins anew, as a learner, would begin here."""
-        self._log.error("disk damaged", reason=str(error))
+        """What our votes rest on is lost or changed. What that disk says is not used again, since we could vote
+        differently (design.md, rule 1): the server begins anew, with what the others have, and silent for a while."""
+        kept = _set_aside(self._directory)
+        self._log.error("disk damaged", reason=str(error), kept=str(kept.name))
+        self._loop.call_later(self._look_seconds, self._live)
 
     def _step_aside(self, condition: Condition, detail: str) -> None:
         now = self._loop.time()
         life, self._life = self._life, None
         self._metrics.follow(None)
-        status = self._status_at_first() if self._aside is None else self._aside.status
-        if life is not None:
+        if self._aside is not None:
+            status = self._aside.status
+        elif life is not None:
             status = life.status()
-            if now - self._alive_since > LONGEST_LOOK_SECONDS:
-                self._look_seconds = LOOK_SECONDS
+        else:
+            status = self._status_at_first()
+        if self._aside is None and now - self._alive_since > LONGEST_LOOK_SECONDS:
+            self._look_seconds = LOOK_SECONDS
         if self._aside is None or self._aside.condition is not condition:
             self._metrics.stepped_aside.labels(condition).inc()
             self._log.warning("stepped aside", condition=condition, reason=detail)
@@ -348,6 +375,10 @@ class Server:
                 for member in self._members:
                     if member != self._identity:
                         self._peers.send(member, data)
+            case ViewChanged(view, primary, active, why):
+                if active:
+                    self._metrics.views.inc()
+                self._log.info("view", view=view, primary=primary, active=active, why=why)
             case ToClient(client, reply):
                 self._sent(reply)
                 assert isinstance(client, bytes)

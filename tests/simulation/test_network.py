@@ -15,7 +15,7 @@ CALM = Conditions(delay_seconds=0.001, jitter_seconds=0.0005)
 def deliver(conditions, count=2000, seed=1, prepare=lambda network: None):
     """What arrives of `count` messages from 0 to 1, one each 0.1 ms: (when, which)."""
     kernel = Kernel(seed)
-    network = Network(kernel, conditions, Trace(kernel, lambda what, details: what))
+    network = Network(kernel, conditions, Trace(kernel))
     arrived = []
     network.attach(1, lambda sender, data: arrived.append((kernel.now, int(data))))
     prepare(network)

@@ -8,6 +8,7 @@ from bft.effects import Send
 from cluster.faults import liars
 from cluster.faults.manifest import Manifest, parse
 from cluster.sim.ring import Verdict, simulate
+from cluster.sim.words import shown
 
 SMALL = "sizes.operations = 60\nsizes.clients = 5\n"
 
@@ -32,7 +33,7 @@ FAULTS = {
 
 def check_run(text, seed=1):
     lines: list[str] = []
-    ran = simulate(seed, parse(SMALL + text), lines.append)
+    ran = simulate(seed, parse(SMALL + text), shown(lines.append))
     assert ran.verdict is Verdict.OK, ran.what
     return lines
 

@@ -7,10 +7,15 @@ from click.testing import CliRunner
 from bft import execution, membership, ordering, sessions, signing
 from bft.answer import Status
 from bft.state_tree import Kind, state_key
-from cluster.sim.cli import SAFETY, sim
+from cluster.faults.manifest import dump, parse
+from cluster.sim import shrink as shrinking
+from cluster.sim.cli import CRASH, LIVENESS, SAFETY, sim
 from cluster.sim.disk import Disk
 from cluster.sim.drawing import drawn
-from cluster.sim.ring import Verdict, simulate
+from cluster.sim.kernel import OutOfTime
+from cluster.sim.ring import Scenario, Verdict, simulate
+from cluster.sim.shrink import failure, shrink
+from cluster.sim.watch import Violation
 
 
 def quorum_of_2f(monkeypatch):
@@ -78,7 +83,7 @@ def state_that_depends_on_the_server(monkeypatch):
     ("plant", "symptom", "seeds"),
     [
         (quorum_of_2f, "which only", 20),
-        (watermark_ignored, "rule 9", 20),
+        (watermark_ignored, "rule 9", 60),
         (sync_does_nothing, "forgot its", 20),
         (vote_before_it_is_durable, "forgot its vote", 150),
         (runs_more_than_once, "rule 3", 60),
@@ -98,6 +103,45 @@ def test_a_planted_bug_is_found(monkeypatch, plant, symptom, seeds):
             assert run.story
             return
     pytest.fail(f"not found in {seeds} seeds")
+
+
+def test_a_failure_shrinks_to_a_smaller_run_that_fails_alike(monkeypatch):
+    quorum_of_2f(monkeypatch)
+    found = next(run for run in (simulate(seed, drawn(seed, 100)) for seed in range(1, 20)) if run.what)
+    steps: list[int] = []
+    shrunk = shrink(found, lambda tried, smaller: steps.append(tried), budget_seconds=20)
+    smallest = shrunk.run
+    assert failure(smallest) == failure(found)
+    assert smallest.manifest.sizes.operations < 20
+    assert len(dump(smallest.manifest)) < len(dump(found.manifest)) / 2
+    assert steps
+    again = simulate(smallest.seed, parse(dump(smallest.manifest)))
+    assert (again.what, again.trace) == (smallest.what, smallest.trace)
+
+
+def test_what_is_shrunk_is_printed_as_a_manifest(monkeypatch):
+    quorum_of_2f(monkeypatch)
+    monkeypatch.setattr(shrinking, "BUDGET_SECONDS", 2.0)
+    arguments = ["ring", "--seed", "4", "--operations", "50", "--shrink", "--json"]
+    told = CliRunner().invoke(sim, arguments, standalone_mode=False)
+    assert told.return_value == SAFETY, told.output
+    smallest = msgspec.json.decode(told.stdout)["smallest"]
+    assert simulate(smallest["seed"], parse(smallest["manifest"])).what == smallest["what"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"),
+    [
+        (lambda self: (_ for _ in ()).throw(Violation("rule 1: planted")), SAFETY),
+        (lambda self: (_ for _ in ()).throw(OutOfTime("planted")), LIVENESS),
+        (lambda self: 1 // 0, CRASH),
+    ],
+)
+def test_each_way_to_fail_has_its_exit_code(monkeypatch, broken, code):
+    monkeypatch.setattr(Scenario, "check", broken)
+    result = CliRunner().invoke(sim, ["ring", "--seed", "1", "--operations", "1"], standalone_mode=False)
+    assert result.return_value == code, result.output
+    assert "Its manifest:" in result.output
 
 
 def test_a_failure_comes_with_its_story_and_exit_code(monkeypatch):

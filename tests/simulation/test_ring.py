@@ -2,13 +2,16 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
+from cluster.sim import coverage, words
 from cluster.sim.cli import sim
 from cluster.sim.drawing import drawn
 from cluster.sim.ring import REAL_KEYS_EVERY, Verdict, simulate
@@ -70,11 +73,11 @@ def test_one_seed_is_one_run_whatever_the_process_is_like():
 
 def test_showing_a_run_does_not_change_it_and_shows_no_nonce():
     lines: list[str] = []
-    shown = simulate(5, drawn(5, 40), lines.append)
+    shown = simulate(5, drawn(5, 40), words.shown(lines.append))
     assert shown.trace == simulate(5, drawn(5, 40)).trace
     nonces = [line for line in lines if "Nonces" in line]
     assert nonces
-    assert max(map(len, nonces)) < 80
+    assert max(map(len, nonces)) < 90
 
 
 def invoke(*arguments):
@@ -94,5 +97,63 @@ def test_jobs_change_nothing():
 
 
 def test_what_makes_no_sense_is_refused():
-    for arguments in (["--seeds", "3..1"], ["--seeds", "x"], ["--seed", "1", "--seeds", "1..2"], ["--trace", "--json"]):
+    for arguments in (
+        ["--seeds", "3..1"],
+        ["--seeds", "x"],
+        ["--seed", "1", "--seeds", "1..2"],
+        ["--trace", "--json"],
+        ["--seeds", "1..2", "--shrink"],
+        ["--seeds", "1..2", "--svg", "x.svg"],
+        ["--from", "1"],
+        ["--operations", "1", "--manifest", "x.toml"],
+        ["--svg", "no/such/directory/x.svg", "--seed", "1", "--operations", "1"],
+    ):
         assert invoke(*arguments).exception is not None, arguments
+
+
+def test_a_trace_is_in_columns():
+    lines = invoke("--seed", "5", "--operations", "40", "--trace").output.splitlines()
+    place = lines.index(words.HEADER)
+    told = lines[place + 1 : -3]
+    assert all(line[11:13] == "  " and line[:11].strip().replace(".", "").isdecimal() for line in told)
+    prepare = next(line for line in told if " Prepare " in line)
+    where = words.HEADER.index("view number")
+    assert prepare[where:].split()[:2] == ["v0", "n1"]
+    assert prepare[words.HEADER.index("what") :].startswith("Prepare")
+
+
+def test_the_picture_is_well_formed_and_has_what_happened(tmp_path):
+    file = tmp_path / "run.svg"
+    storm = str(ROOT / "docs" / "manifests" / "storm.toml")
+    assert invoke("--seed", "3", "--manifest", storm, "--svg", str(file)).return_value == 0
+    whole = ElementTree.parse(file).getroot()
+    titles = [title.text or "" for title in whole.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) > 200
+    assert any("Commit v" in title for title in titles)
+    invoke("--seed", "3", "--manifest", storm, "--svg", str(file), "--from", "1.2", "--to", "2.2")
+    texts = [text.text or "" for text in ElementTree.parse(file).getroot().iter("{http://www.w3.org/2000/svg}text")]
+    assert {"s0", "s3", "clients", "✖"} <= set(texts)
+    shown = [float(text[:-2]) for text in texts if text.endswith(" s") and text[0].isdecimal()]
+    assert shown
+    assert 1.2 <= min(shown) < max(shown) <= 2.2
+
+
+def test_coverage_counts_what_was_reached_and_names_the_holes():
+    runs = [simulate(seed, drawn(seed, 60)) for seed in range(1, 5)]
+    rows = {(row.kind, row.name): row for row in coverage.table(runs)}
+    assert rows["message", "Prepare"].runs == 4
+    assert rows["message", "Prepare"].times > 4
+    assert rows["point", "executed"].times >= sum(run.batches for run in runs)
+    assert rows["event", "start"].times >= 16
+    assert rows["refusal", "a message in our own name"].times == 0
+    assert rows["refusal", "prepared two batches at one number"].times == 0
+    assert {kind for kind, _ in rows} == {"message", "client message", "refusal", "point", "event"}
+    table = "\n".join(coverage.in_words(rows.values()))
+    assert re.search(r"never: .*a message in our own name", table)
+    assert re.search(r"Prepare +\d+ +4\n", table)
+
+
+def test_refusals_are_counted_under_the_text_that_the_code_has():
+    assert coverage._refusal("proposal: request for another ring") == "proposal: …"
+    assert coverage._refusal("our state after batch 17 is not the one the ring signed").startswith("our state after")
+    assert coverage._refusal("something else at 123") == "something else at N"

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bft.effects import Broadcast, Send, Started
+from bft.effects import Broadcast, Send
 from bft.messages import Commit, NewView, Prepare, PrePrepare, ViewChange
+from bft.recovery import lost_votes
 from bft.tuning import Tuning
 from bft.types import ReplicaId
 from tests.unit.bft.ring import Client, MemoryDisk, Ring
@@ -46,9 +47,9 @@ def test_who_was_away_for_longer_than_the_logs_reach_fetches_the_state(away: int
 def lose_disk(ring: Ring, identity: int) -> None:
     ring.crash(ReplicaId(identity))
     ring.disks[identity].tables.clear()
-    ring.down.discard(ReplicaId(identity))
-    ring.replicas[identity] = ring._make(ReplicaId(identity))
-    ring.step(ReplicaId(identity), Started(ring.now, b"after the loss  ", lost_votes=True))
+    ring.disks[identity].write(lost_votes())
+    ring.disks[identity].sync()
+    ring.restart(ReplicaId(identity))
     ring.run()
 
 

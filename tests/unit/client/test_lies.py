@@ -220,7 +220,7 @@ def answer_instead(cluster: Cluster, status: Status, sessions: int = 1000) -> No
     [
         (Status.EXPIRED, pond.TimedOut, "changed nothing and never will"),
         (Status.NUMBER_TAKEN, pond.UsageError, "after a fork"),
-        (Status.NOT_AFTER_TOO_FAR, pond.Unavailable, "clock"),
+        (Status.NOT_AFTER_TOO_FAR, pond.TimedOut, "may still run within a day.* set the clock"),
         (Status.OUT_OF_ORDER, pond.TimedOut, "not confirmed"),
     ],
 )

@@ -15,7 +15,7 @@ from pond.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, 
 from pond.logs import Log
 from pond.model.tables import BLOCKS, NODES
 from pond.node import server as module
-from pond.node.server import STORE, TABLES, Server
+from pond.node.server import DAMAGED, STORE, TABLES, Server
 from pond.protocol import (
     MAX_MESSAGE_BYTES,
     Blocks,
@@ -164,6 +164,21 @@ def test_a_disk_that_is_full_at_the_start_is_waited_for(place: layout.ServerPlac
     run(place, test)
 
 
+def test_a_disk_that_is_gone_is_waited_for(place: layout.ServerPlace) -> None:
+    async def test(server: Server, client: Client) -> None:
+        await client.until(Condition.SERVING)
+        Faulty.failure = StorageError("input/output error: check the disk")
+        await client.until(Condition.DISK_FAILING)
+        (place.directory / STORE).rename(place.directory / "elsewhere")
+        Faulty.failure = None
+        while "is gone" not in (await client.until(Condition.DISK_FAILING)).detail:
+            pass
+        (place.directory / "elsewhere").rename(place.directory / STORE)
+        assert (await client.until(Condition.SERVING)).detail == ""
+
+    run(place, test)
+
+
 ROTTEN = StorageRotten("log", b"key")
 
 
@@ -174,21 +189,48 @@ def test_a_disk_that_lied_about_votes_is_not_believed_again(place: layout.Server
         Faulty.failure = failure
         assert (await client.until(Condition.DISK_DAMAGED)).detail == str(failure)
         Faulty.failure = None
-        opened = Faulty.opened
-        for _ in range(20):
-            assert (await client.status()).condition == Condition.DISK_DAMAGED
-        assert Faulty.opened == opened
+        learning = await client.until(Condition.LEARNING)
+        assert "lost its votes" in learning.detail
+        assert (place.directory / DAMAGED / "data.mdb").exists(), "for whoever wants to look into it"
 
     run(place, test)
 
 
-@pytest.mark.parametrize("failure", [ROTTEN, StorageDamaged("a page is not what it was"), AssertionError("our fault")])
-def test_what_is_wrong_at_the_start_is_told_to_who_starts_it(place: layout.ServerPlace, failure: Exception) -> None:
+@pytest.mark.parametrize("failure", [ROTTEN, StorageDamaged("a page is not what it was")])
+def test_a_storage_damaged_at_the_start_is_set_aside_and_silence_outlasts_restarts(
+    place: layout.ServerPlace, failure: Exception
+) -> None:
+    async def test(server: Server, client: Client) -> None:
+        await client.until(Condition.DISK_DAMAGED)
+        Faulty.failure = None
+        await client.until(Condition.LEARNING)
+
+    async def again(server: Server, client: Client) -> None:
+        await client.until(Condition.LEARNING)
+
+    Faulty.failure = failure
+    run(place, test)
+    run(place, again)
+
+
+def test_a_storage_that_is_gone_is_begun_anew_in_silence(place: layout.ServerPlace) -> None:
+    async def serves(server: Server, client: Client) -> None:
+        await client.until(Condition.SERVING)
+
+    async def learns(server: Server, client: Client) -> None:
+        await client.until(Condition.LEARNING)
+
+    run(place, serves)
+    (place.directory / STORE / "data.mdb").unlink()
+    run(place, learns)
+
+
+def test_a_fault_of_ours_at_the_start_is_told_to_who_starts_it(place: layout.ServerPlace) -> None:
     async def test(server: Server, client: Client) -> None:
         await client.status()
 
-    Faulty.failure = failure
-    with pytest.raises(type(failure)):
+    Faulty.failure = AssertionError("our fault")
+    with pytest.raises(AssertionError):
         run(place, test)
 
 

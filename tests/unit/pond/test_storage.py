@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bft.effects import Write
-from pond.errors import StorageBusy, StorageDamaged, StorageError
+from pond.errors import StorageBusy, StorageError, StorageUnusable
 from pond.storage import FORMAT, MAX_KEY_BYTES, Storage
 
 TABLES = ("one", "two")
@@ -105,7 +105,7 @@ def test_another_format_is_refused_with_both_numbers(directory: Path) -> None:
         with environment.begin(write=True) as transaction:
             assert transaction.get(b"format", db=own) == FORMAT
             transaction.put(b"format", b"99", db=own)
-    with pytest.raises(StorageDamaged, match="99"):
+    with pytest.raises(StorageUnusable, match="99"):
         Storage(directory, TABLES)
 
 
