@@ -1,7 +1,8 @@
 """What runs have reached, of all that they could: kinds of messages, reasons of refusals, lies, points in a run.
 
-The vocabulary comes from the code: messages from their unions, lies from their kinds, refusals and points of a batch's life from the literals
-in `bft`. What is in it and was never reached is a hole, to be filled by another fault or a test of its own.
+The vocabulary comes from the code: messages from their unions, lies from their kinds, refusals and points of a batch's
+life from the literals in `bft`. What is in it and was never reached is a hole, to be filled by another fault or a test
+of its own.
 """
 
 import ast

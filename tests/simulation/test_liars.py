@@ -1,4 +1,4 @@
-"""Each kind of liar: a ring keeps its promises beside it, and it does lie, which correct servers notice where they can."""
+"""Each kind of liar: a ring keeps its promises beside it, and it does lie, which is noticed where it can be."""
 
 import pytest
 
@@ -99,7 +99,10 @@ def test_every_kind_says_what_it_attacks():
 
 
 def test_one_server_may_lie_in_two_ways_and_counts_once():
-    two = "[[liars]]\nkind = 'resigns'\nserver = 0\nparameters.batches = 3\n[[liars]]\nkind = 'omits-in-view-change'\nserver = 0\n"
+    two = (
+        "[[liars]]\nkind = 'resigns'\nserver = 0\nparameters.batches = 3\n"
+        "[[liars]]\nkind = 'omits-in-view-change'\nserver = 0\n"
+    )
     run = simulate(1, parse("sizes = { operations = 60, clients = 5 }\n" + two))
     assert run.verdict is Verdict.OK, run.what
     assert {name for what, name in run.reached if what == "lie"} == {"resigns", "omits-in-view-change"}
