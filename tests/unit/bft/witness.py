@@ -48,12 +48,12 @@ class Witness:
     def _leave(self, sender: int, message: ViewChange) -> None:
         self.seen += 1
         self._left[sender] = max(self._left.get(sender, 0), message.view)
-        prepared = {entry.sequence: entry.view for entry in message.prepared}
-        accepted = {(entry.sequence, entry.digest): entry.view for entry in message.pre_prepared}
+        prepared: dict[int, int] = {entry.sequence: entry.view for entry in message.prepared}
+        accepted: dict[tuple[int, bytes], int] = {(e.sequence, e.digest): e.view for e in message.pre_prepared}
         for (who, kind, view, sequence), digest in self._said.items():
             if who != sender or sequence <= message.stable.sequence or view >= message.view:
                 continue
-            told = prepared.get(sequence, -1) if kind == "prepared" else accepted.get((sequence, digest), -1)  # type: ignore[call-overload]
+            told = prepared.get(sequence, -1) if kind == "prepared" else accepted.get((sequence, digest), -1)
             assert told >= view, f"{sender} forgot that it {kind} a batch at {sequence} in view {view}"
 
     def check_states(self) -> None:
