@@ -167,6 +167,11 @@ def test_an_exported_history_is_verified_with_the_key_alone(ring, notes, tmp_pat
     file.write_bytes(data)
     other = run(None, "verify", str(file), "--ring-key", "00" * 32)
     check_failed(other, 6, "do not hold", "likely the key of another ring", "pond cluster status")
+    file.write_bytes(
+        data[:-1] + bytes([data[-1] ^ 0x10])
+    )  # not the certificate, whose damage may look like another key
+    damaged = run(None, "verify", str(file), "--ring-key", key)
+    check_failed(damaged, 6, "bytes ")
     assert b"another ring" not in damaged.stderr
     check_failed(run(None, "verify", str(file), "--ring-key", "no key"), 2, "64 base-16 digits")
     truncated = run(None, "verify", "-", "--ring-key", key, "--json", stdin=data[:-1])
