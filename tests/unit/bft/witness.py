@@ -1,7 +1,7 @@
 """Who watches what replicas say, through all their lives: nobody says two things, or forgets what it voted for."""
 
+from bft.batches import digest_of
 from bft.messages import Commit, Message, NewView, Prepare, PrePrepare, ViewChange
-from bft.ordering import digest_of
 from bft.types import ReplicaId
 from tests.unit.bft.ring import Ring
 
@@ -33,9 +33,9 @@ class Witness:
             case Commit(_, view, sequence, digest):
                 self._vote(sender, "prepared", view, sequence, digest)
             case NewView() if sender == message.view % self._ring.membership.size:
-                for sequence, digest in enumerate(message.batches, message.stable + 1):
-                    if sequence > self._ring.replicas[sender].checkpoints.stable:
-                        self._vote(sender, "accepted", message.view, sequence, digest)
+                for number, digest in enumerate(message.batches, message.stable + 1):
+                    if number > self._ring.replicas[sender].checkpoints.stable:
+                        self._vote(sender, "accepted", message.view, number, digest)
             case ViewChange():
                 self._leave(sender, message)
 
