@@ -78,15 +78,15 @@ def change_views(watched: int, victims: tuple[int, ...], effect: int) -> bool:
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_one_loses_power_between_any_two_effects(victim: int, tens: int) -> None:
     """The old primary, the new one, a backup."""
-    for effect in range(10 * tens, 10 * tens + 10):
-        change_views(victim, (victim,), effect)
+    cut = [change_views(victim, (victim,), effect) for effect in range(10 * tens, 10 * tens + 10)]
+    assert any(cut) or tens > 2, "the power went"
 
 
 @pytest.mark.parametrize("tens", range(7))
 @pytest.mark.parametrize("watched", [1, 2])
 def test_all_lose_power_between_any_two_effects(watched: int, tens: int) -> None:
-    for effect in range(10 * tens, 10 * tens + 10):
-        change_views(watched, (0, 1, 2, 3), effect)
+    cut = [change_views(watched, (0, 1, 2, 3), effect) for effect in range(10 * tens, 10 * tens + 10)]
+    assert any(cut) or tens > 2, "the power went"
 
 
 def test_the_whole_view_change_was_cut() -> None:
