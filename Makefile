@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lint test-fast test bench sim lock clean
+.PHONY: help setup demo lint test-fast test bench sim mutants lock clean
 
 bin := .venv/bin
 
@@ -33,6 +33,9 @@ bench: .venv/.ready     ## how long a write takes, beside the floor of disk and 
 
 sim: .venv/.ready       ## ten thousand simulated rings; a seed that fails can be replayed
 	$(bin)/pond sim ring --seeds 1..10000 --jobs 2
+
+mutants: .venv/.ready   ## plant bugs one at a time, and show which test or seed finds each
+	$(bin)/python -m tests.mutants
 
 lock: .venv/.ready      ## pin the newest versions that pyproject.toml allows
 	$(bin)/uv pip compile --quiet --system-certs --upgrade --universal --python-version 3.11 --generate-hashes \

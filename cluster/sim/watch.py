@@ -71,6 +71,8 @@ class _Memory:
         self.executed = Sequence(0)
         """How far it has come before our eyes."""
         self.view = View(0)
+        self.left_for = View(0)
+        """The highest view that it has sent VIEW-CHANGE for: it has told all that it had voted for in lower ones."""
 
 
 class Watch:
@@ -206,6 +208,10 @@ class Watch:
             del memory.checkpoints[sequence]
         if replica.views.view < memory.view:
             raise Violation(f"rule 2: server {server.identity} restarted and forgot view {memory.view}")
+        if replica.views.view < memory.left_for:
+            raise Violation(
+                f"rule 2: server {server.identity} restarted and forgot that it left for view {memory.left_for}"
+            )
         for (view, sequence), voted in memory.voted.items():
             kept = [vote for vote in ordering.accepted.get(sequence, []) if vote.digest == voted]
             if not kept or kept[0].view < view:
@@ -308,6 +314,13 @@ class Watch:
                 if known is None or known.batch != decided:
                     raise Violation(f"rule 1: server {identity} says that another batch was decided at {sequence}")
                 self._decided.setdefault(sequence, {})[identity] = decided
+
+    def _check_left(self, identity: int, message: Message, left_for: View) -> None:
+        match message:
+            case PrePrepare(view=view) if identity != self._membership.primary(view):
+                return  # passed on
+            case PrePrepare(view=view) | Prepare(view=view) | Commit(view=view) if view < left_for:
+                raise Violation(f"rule 1: server {identity} votes in view {view} after it left for view {left_for}")
 
     def _once(self, book: dict[int, Digest], server: Server, sequence: Sequence, voted: Digest, verb: str) -> None:
         if book.setdefault(server.identity, voted) != voted:

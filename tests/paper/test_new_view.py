@@ -178,6 +178,16 @@ def test_who_has_cut_its_log_cannot_tell_about_what_it_cut() -> None:
     assert chosen(change(0, [A0]), change(1, [A0]), passed, change(3)) == ["a"]
 
 
+def test_who_has_cut_its_log_does_not_say_that_nothing_happened() -> None:
+    """Batch a ran at 0, 1 and 6, and 0 has forgotten it since; two liars and two that heard nothing are no 2f + 1."""
+    cut, ran = change(0, stable=4), change(1, [A0], held=[4])
+    others = [change(i) for i in range(2, 6)]
+    assert chosen(cut, ran, *others, size=7) is None
+    decision = decide(MEMBERSHIPS[7], [cut, ran, *others, change(6, [A0], held=[4])], WINDOW)
+    assert decision is not None
+    assert decision.stable == 4, "with f + 1 that hold a checkpoint above it, it is settled"
+
+
 # --- more messages, and any order -----------------------------------------------------------------------------------
 
 
