@@ -84,7 +84,7 @@ def read(path: Path, kind: type[Settings]) -> Settings:
         raise UsageError(f"cannot read {path} ({error.strerror}): check the name and who owns the file") from None
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_from_json)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ClusterDamaged(f"{path} is damaged or of another format ({error}): restore it from a copy") from None
 
 
