@@ -16,8 +16,8 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command(prog_name="pond")
-    except KeyboardInterrupt:  # a second one, while the command was ending for the first
-        os._exit(128 + signal.SIGINT)
+    except KeyboardInterrupt:  # a second one, before the command had told of the first
+        _end(signal.SIGINT, None)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -57,7 +57,7 @@ CURVE_OVERHEAD_BYTES = 64
 _OPTIONS = {
     zmq.LINGER: 0,
     zmq.RECONNECT_IVL: 10,  # milliseconds, unless it says otherwise
-    zmq.RECONNECT_IVL_MAX: 1000,
+    zmq.RECONNECT_IVL_MAX: 200,  # who was down for long still waits for its peers when it comes back
     zmq.CONNECT_TIMEOUT: 5000,
     zmq.HANDSHAKE_IVL: 5000,
     # The kernel watches over dead links. libzmq's own heartbeats abort the process when one falls due on a link whose

@@ -113,6 +113,10 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _heard(number: int, frame: FrameType | None) -> None:
+    """A SIGINT beside the one that the command is telling of."""
+
+
 def _ended_by(error: BaseException) -> int:
     """Say in one line why the command ends, and return its exit code."""
     match error:
@@ -131,6 +135,7 @@ def _ended_by(error: BaseException) -> int:
             _say(error.format_message().rstrip(".") + where)
             return USAGE
         case KeyboardInterrupt() | click.Abort():
+            signal.signal(signal.SIGINT, _heard)
             _say("interrupted")
             return 128 + signal.SIGINT
         case BrokenPipeError():

@@ -113,6 +113,7 @@ def test_a_bug_is_one_line_that_shows_nothing_of_what_the_exception_says(monkeyp
 
 
 def test_interrupts_and_broken_pipes(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # it is the tests' own
     monkeypatch.setattr(objects, "connected", failing(KeyboardInterrupt()))
     check_one_line(CliRunner().invoke(main, ["ls"]), 130, "interrupted")
 
