@@ -5,7 +5,8 @@ is correct. The batch itself is then fetched from whoever said so last, proved b
 """
 
 from bft import log
-from bft.effects import Effect, Overlay, Send
+from bft.batches import Complete
+from bft.effects import Effect, Overlay, Send, Store, Write
 from bft.membership import Membership
 from bft.messages import Decided
 from bft.statement import Digest
@@ -38,6 +39,17 @@ class CatchUp:
         """The state includes this number."""
         for old in [old for old in self._said if old <= sequence]:
             del self._said[old]
+
+    def ran(self, sequence: Sequence, digest: Digest, batch: Complete) -> list[Effect]:
+        """A batch runs here, which others will be told; with the batch itself when this replica never voted for it."""
+        place = log.read_entry(self._disk, sequence).place_of(digest)
+        writes: tuple[Write, ...] = ()
+        if place is None:
+            place = log.PLACES - 1
+            writes = (log.contents(sequence, place, batch.contents()),)
+        writes = (*writes, log.ran(sequence, digest, place))
+        self._disk.record(writes)
+        return [Store(writes)]
 
     def tell(self, to: ReplicaId, first: Sequence, last: Sequence) -> list[Effect]:
         """What ran here at numbers first to last, as far as the log has it."""

@@ -71,11 +71,12 @@ class Checkpoints:
                 self._votes.setdefault(sequence, {})[self._identity] = own
 
     def held(self) -> list[tuple[Sequence, Digest]]:
-        """Our own checkpoints from the last stable one on (C of a VIEW-CHANGE)."""
+        """Our own checkpoints from the last stable one on (C of a VIEW-CHANGE), as far as the watermarks: who catches
+        up runs beyond them before it hears of a stable one."""
         later = [
             (sequence, votes[self._identity].digest)
             for sequence, votes in sorted(self._votes.items())
-            if self._identity in votes
+            if self._identity in votes and sequence <= self.stable + self._tuning.window
         ]
         return [(self.stable, self.proven.digest), *later]
 

@@ -8,6 +8,7 @@ from bft.types import ReplicaId, View
 
 VOTES = 1024
 PROPOSALS = 16
+PROPOSED_BYTES = 32 * 1024 * 1024
 """Kept of each replica at most; what is dropped is said again when it is asked for."""
 
 
@@ -20,8 +21,11 @@ class Early:
     def keep(self, sender: ReplicaId, message: PrePrepare | Prepare | Commit) -> list[Effect]:
         """A message of a view that may begin."""
         kept = self._kept.setdefault(sender, deque(maxlen=VOTES))
-        if isinstance(message, PrePrepare) and sum(isinstance(other, PrePrepare) for other in kept) >= PROPOSALS:
-            return [Rejected(sender, "too many proposals for a view that has not begun")]
+        if isinstance(message, PrePrepare):
+            proposals = [other for other in kept if isinstance(other, PrePrepare)]
+            size = sum(proposal.size_bytes for proposal in proposals)
+            if len(proposals) >= PROPOSALS or (proposals and size + message.size_bytes > PROPOSED_BYTES):
+                return [Rejected(sender, "too many proposals for a view that has not begun")]
         kept.append(message)
         return []
 

@@ -127,6 +127,11 @@ class PrePrepare(_Message, frozen=True, tag=1):
     plan: SigningPlan | None
     signature: Signature
 
+    @property
+    def size_bytes(self) -> int:
+        """Its requests."""
+        return sum(request.size_bytes for request in self.requests)
+
 
 class Prepare(_Message, frozen=True, tag=2):
     """A backup accepts the proposal with this digest at this place."""

@@ -60,6 +60,10 @@ class Slot:
         self.voted = False
         self.committing = False
 
+    def voters(self, without: ReplicaId) -> int:
+        """How many other replicas have voted for something here."""
+        return len((self.prepares.keys() | self.commits.keys()) - {without})
+
     def story(self) -> str:
         """Everything about the slot, for a failed assertion."""
         return (
@@ -134,6 +138,8 @@ class Ordering:
                     return None
                 if message.sequence in self._named:
                     return "a proposal for a number that NEW-VIEW decided"
+                if self._batches.full:
+                    return "more is proposed at once than we hold"
                 if message.time > now + DRIFT_SECONDS * 1_000_000:
                     return "proposed time is ahead of our clock"
                 if message.time < now - DRIFT_SECONDS * 1_000_000:
@@ -147,6 +153,20 @@ class Ordering:
                 if slot is not None and slot.commits.get(sender, message.digest) != message.digest:
                     return "committed two batches at one number"
         return None
+
+    def voted(self) -> list[tuple[Sequence, Digest]]:
+        """What this replica voted for that has not run: any later view may decide it."""
+        return [
+            (sequence, vote.digest)
+            for sequence, votes in self.accepted.items()
+            if sequence > self._executed
+            for vote in votes
+        ]
+
+    def proposed(self, message: PrePrepare) -> bool:
+        """Whether this very proposal was accepted as the one for its number."""
+        slot = self.slots.get(message.sequence)
+        return slot is not None and slot.signature == message.signature
 
     # --- views -----------------------------------------------------------------------------------------------------
 
@@ -315,13 +335,27 @@ class Ordering:
             return None
         return Committed(slot.digest, self.view, slot.plan)
 
+    @property
+    def committers(self) -> set[ReplicaId]:
+        """Who has sent COMMIT for what ran last, in this view: they are up, and in step."""
+        slot = self.slots.get(self._executed)
+        return set(slot.commits) if slot is not None else set()
+
     def executed(self, sequence: Sequence) -> None:
         """The state includes the batch at this number: what it takes to say it again is in the log."""
         self._executed = sequence
 
-    def waiting(self) -> bool:
-        """Whether any number that has not run has been heard of."""
+    def heard(self) -> bool:
+        """Whether any number that has not run has been heard of, be it from a liar alone: reason enough to ask."""
         return any(sequence > self._executed for sequence in self.slots)
+
+    def waiting(self) -> bool:
+        """Whether a number that has not run was proposed, so that f liars cannot pretend it: by the primary itself, or
+        as f + 1 others vote for it."""
+        return any(
+            sequence > self._executed and (slot.digest or slot.voters(self.identity) >= self.membership.weak)
+            for sequence, slot in self.slots.items()
+        )
 
     def forget(self, stable: Sequence) -> list[Effect]:
         """A checkpoint became stable: move the watermarks and drop what lies below."""

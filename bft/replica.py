@@ -6,7 +6,7 @@ a view is left and entered (TOCS 2002, sections 4.1 to 4.6).
 """
 
 from bft import log
-from bft.admission import Admission
+from bft.admission import Admission, Admitted
 from bft.batches import Batches
 from bft.catch_up import CatchUp
 from bft.certificate import Certificate, CertificateError, Claim
@@ -26,7 +26,6 @@ from bft.effects import (
     Requested,
     SetTimer,
     Started,
-    Store,
     Timer,
     TimerFired,
     ViewChanged,
@@ -61,6 +60,7 @@ from bft.messages import (
     ViewChange,
 )
 from bft.ordering import Ordering
+from bft.pacing import Pacing
 from bft.recovery import Recovery
 from bft.replies import MAX_WAITING, Replies
 from bft.requests import Requests
@@ -70,18 +70,11 @@ from bft.sessions import LONGEST_LIFE_SECONDS
 from bft.signatures import Signer, Verifier
 from bft.signing import Signing
 from bft.statement import Digest
-from bft.suspicion import IDLE_SECONDS, TICK_SECONDS, Suspicion
+from bft.suspicion import TICK_SECONDS, UNCERTIFIED_IDLE_TICKS, Suspicion
 from bft.threshold import ThresholdScheme
 from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, ReplicaId, Sequence, View
 from bft.view_change import ViewChanges
-
-FIRST_SECONDS = 0.2
-"""How soon an idle ring orders an empty batch while what ran is not certified, as after a start or a view change:
-nothing of it can be read before."""
-
-HURRY_SECONDS = 0.02
-"""The same while a replica that lost its votes waits for checkpoints: a window of numbers takes some seconds."""
 
 OVERLOADED = "overloaded"
 """Reason of a Rejected that asks the client to come again later."""
@@ -133,7 +126,7 @@ class Replica:
         )
         self._early = Early()
         self._ticks = 0
-        self._proposed_at: dict[Sequence, AgreedTime] = {}
+        self._pacing = Pacing()
 
     @property
     def is_primary(self) -> bool:
@@ -147,7 +140,7 @@ class Replica:
 
     def named_bodies(self) -> set[Digest]:
         """Bodies that requests on their way name: they must stay until these have run."""
-        return self.batches.named_bodies() | self.requests.named_bodies()
+        return self.batches.named_bodies(self.ordering.voted()) | self.requests.named_bodies()
 
     def step(self, event: Event) -> list[Effect]:
         """What to do about one event. The caller performs all of it before the next step."""
@@ -276,8 +269,10 @@ class Replica:
             return [Rejected(sender, reason)]
         match message:
             case PrePrepare():
-                self._proposed_at.setdefault(message.sequence, now)
-                return self.ordering.on_pre_prepare(sender, message)
+                effects = self.ordering.on_pre_prepare(sender, message)
+                if message.sequence > self.execution.executed and self.ordering.proposed(message):
+                    self._pacing.proposed(message.sequence, now)
+                return effects
             case Prepare():
                 return self.ordering.on_prepare(sender, message)
             case Commit():
@@ -328,12 +323,13 @@ class Replica:
         if decision is None:
             return effects
         numbers = map(Sequence, range(decision.stable + 1, decision.stable + 1 + len(decision.batches)))
+        if decision.stable + len(decision.batches) > self.ordering.high:
+            return effects  # NEW-VIEW is also our vote for what it names, which we cannot give before we have caught up
         settled = max(self.execution.executed, self.ordering.stable)
         open_ones = [named for named in zip(numbers, decision.batches, strict=True) if named[0] > settled]
-        for sequence, digest in open_ones:
-            self.batches.want(sequence, digest)
+        wanted = [named for named in open_ones if self.batches.want(*named)]
         if any(self.batches.get(sequence, digest) is None for sequence, digest in open_ones):
-            return [*effects, *self.batches.fetch(self._ticks)]
+            return [*effects, *(self.batches.fetch(self._ticks) if wanted else [])]
         return effects + self.views.begin(decision) + self._enter(now)
 
     def _on_new_view(self, sender: ReplicaId, message: NewView, now: AgreedTime) -> list[Effect]:
@@ -347,9 +343,11 @@ class Replica:
         """The view has begun here."""
         view = self.views.view
         self.suspicion.view_began()
-        self._proposed_at.clear()
+        self._pacing.view_began()
         effects = self.signing.enter(view)
         effects += self.ordering.enter(view, *self._start_of_view())
+        if self.is_primary:
+            effects += self.views.announce()  # which is our vote for all that it names: after our Q entries
         effects += self.batches.fetch(self._ticks)
         self.requests.view_began(self.batches.requests())
         for sender, message in self._early.take(view):
@@ -406,10 +404,13 @@ class Replica:
         """As primary: propose at once when the pipeline has room; what comes meanwhile fills the next batch."""
         effects: list[Effect] = []
         while len(self.requests) and self._may_propose():
-            self._proposed_at[self.ordering.next] = now
-            batch = self.requests.take_batch()
-            effects += self.ordering.propose(batch, self.signing.plan(self.ordering.next), now)
+            effects += self._propose_one(self.requests.take_batch(), now)
         return effects
+
+    def _propose_one(self, batch: list[Admitted], now: AgreedTime) -> list[Effect]:
+        self._pacing.proposed(self.ordering.next, now)
+        plan = self.signing.plan(self.ordering.next, self.ordering.committers)
+        return self.ordering.propose(batch, plan, now)
 
     def _may_propose(self) -> bool:
         return (
@@ -435,7 +436,7 @@ class Replica:
             batch = self.batches.get(sequence, digest)
             if batch is None:
                 break
-            effects += self._log_ran(sequence, digest)
+            effects += self.catch_up.ran(sequence, digest, batch)
             ran = self.execution.run(DecidedBatch(sequence, batch.time, digest, batch.requests))
             effects += ran
             for machine in (self.ordering, self.catch_up):
@@ -478,23 +479,10 @@ class Replica:
         settled = self._settled(self.checkpoints.installed(proven))
         return [Persist(writes), *settled, *self.retransmission.ask()]
 
-    def _log_ran(self, sequence: Sequence, digest: Digest) -> list[Effect]:
-        """Which batch runs, to be told to others; with the batch itself when this replica never voted for it."""
-        place = log.read_entry(self._disk, sequence).place_of(digest)
-        writes: tuple[Write, ...] = ()
-        if place is None:
-            place = log.PLACES - 1
-            batch = self.batches.get(sequence, digest)
-            assert batch is not None, f"batch {sequence} runs, but is not here"
-            writes = (log.contents(sequence, place, batch.contents()),)
-        writes = (*writes, log.ran(sequence, digest, place))
-        self._disk.record(writes)
-        return [Store(writes)]
-
     def _progressed(self, sequence: Sequence, now: AgreedTime) -> None:
-        proposed = self._proposed_at.pop(sequence, None)
-        if proposed is not None:
-            self.suspicion.took((now - proposed) / 1e6)
+        took = self._pacing.ran(sequence, now)
+        if took is not None:
+            self.suspicion.took(took)
         low, named = self._start_of_view()
         self.suspicion.executed(fresh=self.views.active and sequence > low + len(named))
 
@@ -538,10 +526,12 @@ class Replica:
                 return self.replies.on_timer(timer.number)
         raise AssertionError(f"a timer that nobody sets: {timer}")
 
-    def _set_idle_timer(self) -> SetTimer:
-        seconds = FIRST_SECONDS if self._uncertified else IDLE_SECONDS
-        if self.recovery.learners_wait:
-            seconds = HURRY_SECONDS
+    def _set_idle_timer(self, since_last: AgreedTime | None = None) -> SetTimer:
+        """To order an empty batch when nothing is proposed for a while from now on, or, given the time, since the last
+        proposal."""
+        seconds = self._pacing.idle_seconds(self.recovery.learners_wait)
+        if since_last is not None:
+            seconds = self._pacing.left_seconds(seconds, since_last)
         return SetTimer(Timer("idle", self.ordering.view, self.ordering.next), seconds)
 
     @property
@@ -552,25 +542,30 @@ class Replica:
     def _on_idle(self, timer: Timer, now: AgreedTime) -> list[Effect]:
         if not self.is_primary:
             return []
-        effects: list[Effect] = []
-        if timer.number == self.ordering.next and self._may_propose():
-            self._proposed_at[self.ordering.next] = now
-            effects += self.ordering.propose([], self.signing.plan(self.ordering.next), now)
-        return [*effects, self._set_idle_timer()]
+        if timer.number != self.ordering.next:
+            return [self._set_idle_timer(since_last=now)]
+        return [*self._propose_empty(now), self._set_idle_timer()]
+
+    def _propose_empty(self, now: AgreedTime) -> list[Effect]:
+        return self._propose_one([], now) if self._may_propose() else []
 
     def _on_tick(self, now: AgreedTime) -> list[Effect]:
         self._ticks += 1
         self.requests.expire(self.execution.time)
+        self.batches.tick()
         effects = self.replies.expire(self.execution.time, now) + self.signing.refill()
         effects += self._suspect(now)
-        under_way = self.ordering.waiting() or self.batches.lacking or len(self.requests) > 0
-        waiting = not self.views.active or under_way
+        under_way = self.ordering.heard() or self.batches.lacking or len(self.requests) > 0
+        waiting = not self.views.active or under_way or self._uncertified or self.suspicion.overdue
         effects += self.retransmission.tick(waiting)
         effects += self.recovery.tick(self.retransmission.stuck_ticks) + self._install()
         self.ordering.silent = self.recovery.silent_until > 0
         if self.retransmission.stuck_ticks:
             self.batches.look_again()
             effects += self._batches_arrived(now) + self.batches.fetch(self._ticks)
+        idle = self.is_primary and self._uncertified and self.ordering.next == self.execution.executed + 1
+        if idle and self.retransmission.stuck_ticks >= UNCERTIFIED_IDLE_TICKS:
+            effects += self._propose_empty(now)  # its certificate covers what ran without one
         return effects
 
     def _suspect(self, now: AgreedTime) -> list[Effect]:
@@ -579,7 +574,7 @@ class Replica:
             return []
         effects: list[Effect] = []
         if self.views.active:
-            effects = self.requests.tick(self.ordering.primary, self.batches.requests())
+            effects = self.requests.tick(self.ordering.primary, self.batches.requests(), self.replies.ran)
             waiting = self.ordering.waiting() or len(self.requests) > 0
             level = self.retransmission.level(self.suspicion.waited)
             alone = level < self.membership.weak or self.retransmission.behind > 0

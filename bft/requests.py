@@ -30,15 +30,18 @@ FORGOTTEN_TICKS = 1200
 INCOMPLETE = 64
 """Relayed requests at the primary whose bodies are still being fetched, at most."""
 
+INCOMPLETE_BYTES = 32 * 1024 * 1024
+"""Size of these together at most; a single one may be larger."""
+
 
 class _Waiting:
-    __slots__ = ("admitted", "relayed", "ticks")
+    __slots__ = ("admitted", "relay_at", "ticks")
 
     def __init__(self, admitted: Admitted) -> None:
         self.admitted = admitted
         self.ticks = 0
         """How long it has waited in this view."""
-        self.relayed = False
+        self.relay_at = 1
 
 
 class Requests:
@@ -131,18 +134,20 @@ class Requests:
         self._queue = {request: None for request in self._waiting if request not in under_way}
         for waiting in self._waiting.values():
             waiting.ticks = 0
-            waiting.relayed = False
+            waiting.relay_at = 1
 
     def on_relay(self, sender: ReplicaId, admitted: Admitted, bodies: dict[Digest, bytes]) -> list[Effect]:
         """A backup passes a request on. Bodies that are not here are fetched from it: it holds them all."""
-        table = self._service.body_table()
-        missing = {name for name in admitted.named if name not in bodies and self._disk.size(table, name) is None}
+        missing = self._missing(admitted) - bodies.keys()
         if not missing:
             self.add(admitted)
             return []
-        if admitted.digest not in self._incomplete and len(self._incomplete) >= INCOMPLETE:
-            del self._incomplete[next(iter(self._incomplete))]
         self._incomplete[admitted.digest] = (admitted, missing)
+        while len(self._incomplete) > INCOMPLETE or (
+            len(self._incomplete) > 1
+            and sum(item.request.size_bytes for item, _ in self._incomplete.values()) > INCOMPLETE_BYTES
+        ):
+            del self._incomplete[next(iter(self._incomplete))]
         return [Send(sender, FetchBodies(self._membership.epoch, sorted(missing)[:MAX_BODIES]))]
 
     def on_bodies(self, message: Bodies, time: AgreedTime) -> list[Effect]:
@@ -160,19 +165,30 @@ class Requests:
                 effects.append(Store(writes))
             if not missing:
                 del self._incomplete[request]
-                self.add(admitted)
+                beside = {self._service.body_digest(body) for body in admitted.request.bodies}
+                if not self._missing(admitted) - beside:  # what was here when it was relayed may be gone by now
+                    self.add(admitted)
         return effects
+
+    def _missing(self, admitted: Admitted) -> set[Digest]:
+        table = self._service.body_table()
+        return {name for name in admitted.named if self._disk.size(table, name) is None}
 
     # --- backups ---------------------------------------------------------------------------------------------------
 
-    def tick(self, primary: ReplicaId | None, under_way: set[Digest]) -> list[Effect]:
+    def tick(self, primary: ReplicaId, under_way: set[Digest], ran: Callable[[RequestStatement], bool]) -> list[Effect]:
         """Time passes. As backup of `primary`, pass on what is in no batch yet: not sooner, since most clients that ask
-        all ask the primary too; not later, since others take this replica for the primary until they are told."""
+        all ask the primary too; not later, since others take this replica for the primary until they are told. Do so
+        again each time that the wait has doubled: the primary may have been full, or the message lost. What cannot run
+        any more, since another request has `ran` under its number, is dropped: no primary is to blame for it."""
         effects: list[Effect] = []
-        for request, waiting in self._waiting.items():
+        for request, waiting in list(self._waiting.items()):
             waiting.ticks += 1
-            due = not waiting.relayed and len(effects) < RELAYED
-            if primary is not None and due and request not in under_way:
-                waiting.relayed = True
+            if waiting.ticks < waiting.relay_at or request in under_way or len(effects) >= RELAYED:
+                continue
+            waiting.relay_at = 2 * waiting.ticks
+            if ran(waiting.admitted.statement):
+                self._remove(request, waiting)
+            else:
                 effects.append(Send(primary, Relay(self._membership.epoch, waiting.admitted.request)))
         return effects

@@ -8,6 +8,7 @@ tree.
 """
 
 from collections import deque
+from collections.abc import Set
 from typing import NamedTuple
 
 from bft.certificate import Certificate, CertificateError, Claim
@@ -159,11 +160,16 @@ class Signing:
 
     # --- the primary names signers ---------------------------------------------------------------------------------
 
-    def plan(self, sequence: Sequence) -> SigningPlan | None:
-        """f + 1 signers with a fresh commitment each: ourselves, and those who did not fail lately; None when too few
-        have commitments left, and then the next batch's certificate covers this one."""
+    def plan(self, sequence: Sequence, voters: Set[ReplicaId]) -> SigningPlan | None:
+        """f + 1 signers with a fresh commitment each: ourselves, and those who did not fail lately and voted of late;
+        None when too few have commitments left, and then the next batch's certificate covers this one."""
+
+        def rank(replica: ReplicaId) -> tuple[bool, bool, int]:
+            until = self._excluded.get(replica, 0)
+            return until > sequence, replica not in voters, until
+
         others = [replica for replica in map(ReplicaId, range(self._membership.size)) if replica != self._identity]
-        others.sort(key=lambda replica: (self._excluded.get(replica, 0) > sequence, self._excluded.get(replica, 0)))
+        others.sort(key=rank)
         ready = [replica for replica in (self._identity, *others) if self.commitments_of(replica)]
         if self._identity not in ready or len(ready) < self._membership.weak:
             return None

@@ -14,12 +14,17 @@ TICK_SECONDS = 0.1
 IDLE_SECONDS = 1.0
 """An idle ring orders an empty batch this often: the one source of freshness for all objects (design.md, 5)."""
 
+UNCERTIFIED_IDLE_TICKS = 2
+"""It does so after this long already while what ran is not certified, as after a start or a view change: nothing of it
+can be read before. So a primary that dies between the two is missed soon, though nothing waits to be executed."""
+
 LEAST_SECONDS = 0.4
 """How long anything may take before the primary is suspected, at least: many round trips and fsyncs of any healthy
 ring, and no more than a user forgives when a primary dies."""
 
 MOST_SECONDS = 5.0
-"""The same at most, however slow things were so far, before back-off: above it a lying primary could hide."""
+"""The same at most, however slow things were so far, before back-off: above it a lying primary could hide. So is what a
+request may usually wait: a primary that made each wait a little longer would make them wait for ever."""
 
 TIMES_TYPICAL = 20
 """How many times as long as usual a batch may take. It stretches the timeout in wide areas and under heavy load."""
@@ -38,6 +43,10 @@ DOUBT_SECONDS = 2.0
 cut off. After that it leaves all the same: those who know more may be gone."""
 
 
+STARTING_SECONDS = 2.0
+"""The same before anything has run since the start: the processes of a ring do not start at one moment."""
+
+
 class Reason(Enum):
     """Why a primary is given up."""
 
@@ -54,6 +63,7 @@ class Suspicion:
     def __init__(self) -> None:
         self.doublings = 0
         self._typical_seconds = 0.0
+        self._has_run = False
         self._waiting = 0
         self._idle = 0
         self._uncertified = 0
@@ -72,6 +82,7 @@ class Suspicion:
 
     def executed(self, fresh: bool) -> None:
         """A batch ran; a fresh one, which this view's primary proposed, shows that it does its work."""
+        self._has_run = True
         self._waiting = self._idle = 0
         if fresh:
             self.doublings = 0
@@ -94,6 +105,11 @@ class Suspicion:
         """For how many ticks nothing has been executed."""
         return self._idle
 
+    @property
+    def overdue(self) -> bool:
+        """Whether not even an empty batch has come when it should have."""
+        return self._idle > IDLE_SECONDS / TICK_SECONDS
+
     def tick(
         self, waiting: bool, alone: bool, oldest_ticks: int, usual_ticks: float, uncertified: bool
     ) -> Reason | None:
@@ -102,12 +118,16 @@ class Suspicion:
         self._waiting = self._waiting + 1 if waiting else 0
         self._idle += 1
         self._uncertified = self._uncertified + 1 if uncertified else 0
-        patience = self.patience + (DOUBT_SECONDS / TICK_SECONDS if alone else 0)
+        patience: float = self.patience
+        if alone:
+            patience += DOUBT_SECONDS / TICK_SECONDS
+        if not self._has_run:
+            patience += STARTING_SECONDS / TICK_SECONDS
         if self._waiting > patience:
             return Reason.SILENT
-        if self._idle > patience + IDLE_SECONDS / TICK_SECONDS:
+        if self._idle > patience + (UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS):
             return Reason.IDLE
-        if oldest_ticks > STARVED * (self.patience + usual_ticks):
+        if oldest_ticks > STARVED * (self.patience + min(usual_ticks, MOST_SECONDS / TICK_SECONDS)):
             return Reason.STARVES
         if self._uncertified > self.patience + UNCERTIFIED_SECONDS / TICK_SECONDS:
             return Reason.UNCERTIFIED

@@ -164,7 +164,7 @@ class ViewChanges:
         return decide(self._membership, changes, self._window)
 
     def begin(self, decision: Decision) -> list[Effect]:
-        """Begin the view with what was decided. All of its batches are here (rule A3)."""
+        """Begin the view with what was decided. All of its batches are here (rule A3). `announce` tells others."""
         changes = self._gathered()
         signature = self._signer.sign(new_view_statement(self._membership, self.view, changes, decision))
         message = NewView(
@@ -176,7 +176,12 @@ class ViewChanges:
             list(decision.batches),
             signature,
         )
-        return [self._enter(message), Broadcast(message)]
+        return [self._enter(message)]
+
+    def announce(self) -> list[Effect]:
+        """As primary: what the view begins with."""
+        assert self.new_view is not None, "our fault: announces a view that has not begun"
+        return [Broadcast(self.new_view)]
 
     def _gathered(self) -> list[ViewChange]:
         return [change for _, change in sorted(self._received.items()) if change.view == self.view]

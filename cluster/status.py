@@ -150,7 +150,7 @@ def _trouble(found: ClusterStatus, server: RingServer) -> str | None:
             return f"{name}: its state differs from the ring's, so it answers no reads{lag}{why}."
         case _, Condition.CATCHING_UP | Condition.TRANSFERRING | Condition.LEARNING as condition:
             return f"{name} is {condition}{lag}{why}."
-        case _, Condition.SERVING if (server.behind or 0) > FAR_BEHIND:
+        case _, Condition.SERVING if (server.behind or 0) > FAR_BEHIND or said:
             return f"{name} serves{lag}{why}."
     if found.view is not None and server.view_active and server.view != found.view:
         return f"{name} is in view {server.view}, others are in view {found.view}."

@@ -34,7 +34,7 @@ def write_latency(as_json: bool) -> None:
     type=click.FloatRange(1, 120),
     default=120.0,
     show_default=True,
-    help="How long whoever leads is killed again and again; pauses of 30 s and the minute without faults end sooner too.",
+    help="How long whoever leads is killed again and again; pauses and the run without faults are as short.",
 )
 @click.option("--only", type=click.Choice(SCENARIO_NAMES), help="One scenario alone.")
 @json_option

@@ -1,7 +1,7 @@
 """`pond bench recovery`: how long real servers take to go on after kills and pauses, under writers that never stop.
 
-Each scenario has a ring of four and all defaults, of its own. A time from a fault to the next commit ends with the first
-update acknowledged that had begun after the fault: what was under way before may still be finished by those who had it.
+Each scenario has a ring of four and all defaults, of its own. A time from a fault to the next commit ends with the
+first update acknowledged that had begun after the fault: what was under way may still be finished by those who had it.
 Afterwards everything is read back and judged (cluster.check.workload).
 """
 

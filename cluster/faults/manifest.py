@@ -184,11 +184,12 @@ class Clock(_Section, frozen=True):
 
 
 class Lie(_Section, frozen=True):
-    """One server that lies from the first moment on; `cluster.faults.liars` has the kinds."""
+    """One server that lies from the first moment on; `cluster.faults.liars` has the kinds. Several that name one server
+    make it lie in several ways."""
 
     kind: str
     server: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    """Left out: the seed chooses."""
+    """Left out: the seed chooses one that nobody has named."""
     parameters: dict[str, bool | int | float | str] = {}
 
 
@@ -258,8 +259,6 @@ class Manifest(_Section, frozen=True):
     process: Process = Process()
     clock: Clock = Clock()
     liars: list[Lie] = []
-    careless_primary: bool = False
-    """Whether primaries order requests again that have run: correct backups must not run them twice."""
     ending: Ending = Ending()
 
     @property
@@ -272,11 +271,12 @@ class Manifest(_Section, frozen=True):
         sizes, limits = self.sizes, self.limits
         if sizes.servers not in SIZES:
             raise ManifestError(f"sizes.servers: a ring has {', '.join(map(str, SIZES))} servers, not {sizes.servers}")
-        if len(self.liars) > self.faults:
-            raise ManifestError(f"liars: {sizes.servers} servers stand {self.faults} of them, not {len(self.liars)}")
-        named = [lie.server for lie in self.liars if lie.server is not None]
-        if len(set(named)) != len(named) or any(server >= sizes.servers for server in named):
-            raise ManifestError(f"liars: servers are 0 to {sizes.servers - 1}, and each lies in one way")
+        named = {lie.server for lie in self.liars if lie.server is not None}
+        lying = len(named) + sum(1 for lie in self.liars if lie.server is None)
+        if lying > self.faults:
+            raise ManifestError(f"liars: {sizes.servers} servers stand {self.faults} of them, not {lying}")
+        if any(server >= sizes.servers for server in named):
+            raise ManifestError(f"liars: servers are 0 to {sizes.servers - 1}")
         if (limits.interval is None) != (limits.window is None):
             raise ManifestError("limits: interval and window are changed together")
         if limits.interval is not None and limits.window is not None and limits.window < 2 * limits.interval:

@@ -20,10 +20,9 @@ from pond.protocol import Question, Reply
 
 EVENTS = (
     "start|crash|disk|failed|pause|resume|lost|down|cut|mend|clog|overflow|undecodable|clock|frozen|amnesia|flip|late|"
-    "executed|learned|jumped|healed|fate|power fails|slow disk"
+    "executed|jumped|healed|fate|power fails|slow disk|ran|seen"
 ).split("|")
-"""What faults and recoveries leave in a trace. Learned: a batch ran because others said that it was decided; jumped: a
-state was taken over without running what led to it."""
+"""What faults, recoveries and clients leave in a trace. Jumped: a state was taken over, not computed on the spot."""
 
 REFUSING = re.compile("reject|refus|malformed|unfit")
 """Names of functions that return why something is refused."""
@@ -63,7 +62,7 @@ def vocabulary() -> frozenset[tuple[str, str]]:
     events = [("event", name) for name in EVENTS]
     refusals = [("refusal", name) for name in _literals(_refusals)]
     points = [("point", name) for name in _literals(_points)]
-    return frozenset([*messages, *clients, *events, *refusals, *points])
+    return frozenset(place for place in [*messages, *clients, *events, *refusals, *points] if place[1])
 
 
 def _literals(find: Callable[[ast.AST], Iterator[str]]) -> Iterator[str]:

@@ -22,6 +22,21 @@ WIDE_AREA_SECONDS = (
 )
 """One-way delays between four sites: two coasts of a continent, one between them, and one across an ocean."""
 
+PARAMETERS: dict[str, tuple[bool | int | float | str, ...]] = {
+    "share": (1.0, 1.0, 0.5, 0.1),
+    "every_seconds": (0.01, 0.05, 0.5),
+    "at_once": (1, 1, 5),
+    "batches": (0, 3, 20),
+    "ahead_seconds": (3600.0, -3600.0, 4.5, -4.5, 0.0),
+    "frozen": (True, False),
+    "to_one": (True, False),
+    "from_all": (True, False),
+    "besides_quorum": (True, False),
+    "prepared": (True, True, False),
+    "accepted": (True, True, False),
+}
+"""What is drawn for a liar, where its kind has something to set."""
+
 
 def drawn(seed: int, operations: int = OPERATIONS) -> Manifest:
     """The manifest of a seed."""
@@ -56,7 +71,6 @@ class _Draw:
             process=self._process(sizes.servers),
             clock=self._clock(),
             liars=self._liars(sizes.servers),
-            careless_primary=self._happens(0.15),
             ending=faults.Ending(heal=self._one_of(("quorum", "quorum", "all")), converge=self._happens(0.7)),
         )
 
@@ -167,7 +181,15 @@ class _Draw:
         )
 
     def _liars(self, servers: int) -> list[faults.Lie]:
-        if not self._happens(0.15):
+        """In a third of the runs up to f servers lie, each in one way or in two."""
+        if not self._happens(0.33):
             return []
         count = self._choices.randint(1, (servers - 1) // 3)
-        return [faults.Lie(kind=self._one_of(sorted(KINDS))) for _ in range(count)]
+        lying = self._choices.sample(range(servers), count)
+        return [self._lie(server) for server in lying for _ in range(self._one_of((1, 1, 2)))]
+
+    def _lie(self, server: int) -> faults.Lie:
+        kind = self._one_of(sorted(KINDS))
+        known = KINDS[kind].parameters.__struct_fields__
+        some = {name: self._one_of(values) for name, values in PARAMETERS.items() if name in known}
+        return faults.Lie(kind=kind, server=server, parameters=some)

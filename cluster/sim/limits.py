@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from bft import execution, requests
+from bft import execution, ordering, requests
 from bft.tuning import DEFAULT, Tuning
 from cluster.faults.manifest import Manifest
 from pond.client import ring as client
@@ -24,7 +24,7 @@ class Bounds(NamedTuple):
     queue: int
     states: int
     clock_error_seconds: float
-    """Between any two clocks."""
+    """How far agreed time may be ahead of a correct clock."""
 
 
 def tuning(manifest: Manifest) -> Tuning:
@@ -35,9 +35,10 @@ def tuning(manifest: Manifest) -> Tuning:
 
 
 def bounds(manifest: Manifest) -> Bounds:
-    """Those of a run."""
+    """Those of a run. A primary that lies about the time is believed as far as backups allow for drift."""
     window = tuning(manifest).window
-    return Bounds(window, requests.QUEUE, execution.KEPT_STATES, 2 * manifest.clock.error_seconds)
+    error = 2 * manifest.clock.error_seconds + (ordering.DRIFT_SECONDS if manifest.liars else 0)
+    return Bounds(window, requests.QUEUE, execution.KEPT_STATES, error)
 
 
 @contextmanager

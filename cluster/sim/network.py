@@ -67,6 +67,8 @@ class Network:
         self._calm: Set[int] = frozenset()
         self._jitter_seconds = conditions.jitter_seconds
         self._spread = SPREADS[conditions.distribution]
+        self._loss = conditions.loss
+        self._queue = conditions.queue
         self._stalls = conditions.stalls
         self._in_order = conditions.in_order
         self._repeats = bool(conditions.duplication) or conditions.replays is not None
@@ -111,8 +113,8 @@ class Network:
         link = self._links.get((sender, to)) or self._link(sender, to)
         self.counters.sent += 1
         if link.calm:
-            self._put(link, data, self._delay(link))
-        elif link.cuts or self._loses(link):
+            self._put(link, data, link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds)
+        elif link.cuts or (self._loss and link.choose() < self._loss) or self._overflows(link):
             self.counters.lost += 1
             self._trace.note("lost", sender, to, data)
         else:
@@ -120,14 +122,11 @@ class Network:
             if self._repeats:
                 self._repeat(link, data)
 
-    def _loses(self, link: _Link) -> bool:
-        conditions = self._conditions
-        if conditions.loss and link.choose() < conditions.loss:
-            return True
-        if conditions.queue is not None and link.under_way >= conditions.queue:
-            self.counters.overflowed += 1
-            return True
-        return False
+    def _overflows(self, link: _Link) -> bool:
+        if self._queue is None or link.under_way < self._queue:
+            return False
+        self.counters.overflowed += 1
+        return True
 
     def _repeat(self, link: _Link, data: bytes) -> None:
         conditions, choose = self._conditions, link.choose
@@ -137,7 +136,7 @@ class Network:
         replays = conditions.replays
         if replays is not None and choose() < replays.share:
             self.counters.replayed += 1
-            seconds = self._delay(link) - log(1.0 - choose()) * replays.seconds
+            seconds = self._rough_delay(link) - log(1.0 - choose()) * replays.seconds
             link.under_way += 1
             self._kernel.after(seconds, self._deliver, link, data, self._kernel.now)
 
@@ -161,9 +160,6 @@ class Network:
         if table is None:
             return self._conditions.delay_seconds
         return table[max(sender, 0) % len(table)][max(to, 0) % len(table)]
-
-    def _delay(self, link: _Link) -> float:
-        return link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds
 
     def _rough_delay(self, link: _Link) -> float:
         seconds = link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds

@@ -96,6 +96,8 @@ class Run:
     duplicated: int = 0
     checked: int = 0
     """Operations that the linearizability of the history rests on."""
+    lies: dict[str, int] = field(default_factory=dict)
+    """How often each kind of liar lied."""
     virtual_seconds: float = 0.0
     seconds: float = 0.0
     trace: str = ""
@@ -116,6 +118,7 @@ class Scenario:
         self.trace = Trace(self.kernel, observe)
         self.network = Network(self.kernel, manifest.network, self.trace)
         self.faulty = choose_faulty(manifest, self.kernel)
+        self.lies: Counter[str] = Counter()
         self._service = None if self.unshared else SharedService(Service())
         self._keys()
         self.reached: Counter[tuple[str, str]] = Counter()
@@ -195,14 +198,14 @@ class Scenario:
             server.disk,
             limits.tuning(self.manifest),
         )
-        if self.manifest.careless_primary:
-            replica.replies.knows = lambda request: False  # type: ignore[method-assign]
-            replica.replies.answer_known = lambda *about: None  # type: ignore[method-assign]
-        lie = self.faulty.liars.get(identity)
-        if lie is None:
+        lies = self.faulty.liars.get(identity)
+        if lies is None:
             return RingServer(replica)
         choices = self.kernel.random(f"liar {identity} {server.starts}")
-        return LyingServer(lie, Means(replica, self.membership, self._signers[identity], choices))
+        means = Means(
+            replica, self.membership, self._signers[identity], limits.tuning(self.manifest), choices, self.lies
+        )
+        return LyingServer(lies, means)
 
     def _make_clients(self) -> None:
         sizes, habits = self.manifest.sizes, self.manifest.habits
@@ -334,6 +337,7 @@ def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> R
     run.batches = len(scenario.watch.claims)
     run.crashes = scenario.weather.crashes
     run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
+    run.lies = dict(scenario.lies)
     run.virtual_seconds = scenario.kernel.now
     run.trace = scenario.trace.digest
     run.reached = scenario.reached

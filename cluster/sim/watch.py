@@ -19,7 +19,7 @@ from bft.certificate import CertificateError, Claim
 from bft.effects import Broadcast, Effect, NewCertificate, Send
 from bft.execution import Batch, Execution
 from bft.membership import Membership
-from bft.messages import Checkpoint, Commit, Decided, Message, NewView, Prepare, PrePrepare
+from bft.messages import Checkpoint, Commit, Decided, Message, NewView, Prepare, PrePrepare, ViewChange
 from bft.service import Result, ServiceView, StateMachine
 from bft.signatures import Verifier
 from bft.statement import Digest, digest
@@ -162,7 +162,6 @@ class Watch:
                 f"rule 1: server {server.identity} ran batch {batch.sequence}, which only {sorted(committed)} and"
                 " itself have committed"
             )
-        self._reached["event", "learned"] += 1
 
     def _backers(self, votes: Mapping[int, Digest], wanted: Digest) -> set[int]:
         """Who may have told a server this: those who did, and every liar."""
@@ -285,7 +284,10 @@ class Watch:
     def _check_message(self, server: Server, message: Message) -> None:
         identity = server.identity
         memory = self._memory[identity]
+        self._check_left(identity, message, memory.left_for)
         match message:
+            case ViewChange(view=view, replica=replica) if replica == identity:
+                memory.left_for = max(memory.left_for, view)
             case Commit(view=view, sequence=sequence, digest=voted):
                 votes = self._votes_on(view, sequence)
                 self._once(votes.commits, server, sequence, voted, "committed")

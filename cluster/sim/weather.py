@@ -22,7 +22,7 @@ FATES = ("dead", "isolated", "deaf", "exposed")
 class Faulty(NamedTuple):
     """Servers that may do anything, at most f: nothing that they claim is checked, and nothing rests on them."""
 
-    liars: dict[int, faults.Lie]
+    liars: dict[int, list[faults.Lie]]
     amnesiac: int | None
     rotten: int | None
 
@@ -38,9 +38,9 @@ def choose_faulty(manifest: Manifest, kernel: Kernel) -> Faulty:
     named = {lie.server for lie in manifest.liars}
     free = [server for server in range(manifest.sizes.servers) if server not in named]
     chosen = choices.sample(free, min(manifest.faults, len(free)))
-    liars: dict[int, faults.Lie] = {}
+    liars: dict[int, list[faults.Lie]] = {}
     for lie in manifest.liars:
-        liars[chosen.pop() if lie.server is None else lie.server] = lie
+        liars.setdefault(chosen.pop() if lie.server is None else lie.server, []).append(lie)
     room = len(liars) < manifest.faults
     other = chosen.pop() if room else choices.choice(sorted(liars))
     amnesia, flips = manifest.process.amnesia, manifest.disk.flips

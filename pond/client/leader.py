@@ -29,6 +29,10 @@ class Leader:
         """Whether it is time to ask again."""
         return self._asker.loop.time() >= self._asked_at + KNOWN_SECONDS
 
+    def doubt(self) -> None:
+        """The one that leads, as far as we know, did not help: ask again at the next opportunity."""
+        self._asked_at = -inf
+
     def ask(self, talk: Conversation) -> None:
         """Ask all servers, beside the question whose answers are waited for anyway."""
         self._asked_at = self._asker.loop.time()

@@ -284,6 +284,8 @@ class RingClient:
                             if server == first:
                                 # Also when others were asked meanwhile: it is how long the ring takes, not the link.
                                 self._write_trips.add(self._loop.time() - started)
+                            elif not alone:
+                                self._leader.doubt()
                             return answer, said.certificate
                     case ServerStatus():
                         if self._leader.heard(server, said) and alone:

@@ -2,6 +2,7 @@
 
 from bft.recovery import UNKNOWN
 from bft.replica import Replica
+from pond.node.scrub import Scrub
 from pond.protocol import Condition
 
 DIVERGED = "this server's state differs from the ring's: it does not answer until it is repaired"
@@ -10,8 +11,8 @@ BEHIND = 8
 """Batches that a server may lack and still serve: others say where they are a moment after they got there."""
 
 
-def condition(replica: Replica) -> tuple[Condition, str]:
-    """What a replica is doing, or what keeps it from doing its part."""
+def condition(replica: Replica, scrub: Scrub) -> tuple[Condition, str]:
+    """What a server is doing, or what keeps it from doing its part."""
     if replica.checkpoints.diverged_at is not None:
         return Condition.DIVERGED, DIVERGED
     progress = replica.recovery.transfer.progress
@@ -29,4 +30,7 @@ def condition(replica: Replica) -> tuple[Condition, str]:
         leads = f"server-{replica.membership.primary(view)} is to lead"
         joined = f"{replica.views.joined} of the {replica.membership.quorum} servers that it takes"
         return Condition.CHANGING_VIEW, f"it waits for view {view}, where {leads}, with {joined}"
-    return Condition.SERVING, ""
+    if scrub.broken:
+        return Condition.SERVING, f"it fetches {scrub.broken} entries that its disk has lost or changed"
+    mended = f"it found and mended {scrub.mended} damaged entries of its disk: look to its health"
+    return Condition.SERVING, mended if scrub.mended else ""

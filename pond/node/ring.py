@@ -251,7 +251,7 @@ class RingServer:
         """All but what only the process knows: its disk, and the time that things take."""
         replica = self.replica
         certified = replica.execution.certified
-        how, detail = condition(replica)
+        how, detail = condition(replica, self.scrub)
         return ServerStatus(
             ask,
             replica.identity,

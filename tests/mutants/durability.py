@@ -11,6 +11,18 @@ from cluster.sim.disk import Disk
 from tests.mutants.mutant import BySeeds, ByTests, mutant
 
 
+CRASHES = """
+[process.crashes]
+every_seconds = 0.05
+seconds = 0.01
+most = 1000
+[disk]
+unsynced = "none"
+sync_seconds = 0.03
+"""
+"""Often, so that some come between a message and the sync that it should have waited for."""
+
+
 @mutant("rule 2, fsync", BySeeds("rule 2: .* forgot its|rule 2: .* lost block", 20), quick=True)
 def sync_does_nothing(patch):
     """What was said to be durable is not."""
@@ -52,7 +64,7 @@ def commit_before_it_is_durable(patch):
     patch.setattr(Ordering, "_advance", lambda self, *about: _message_first(advance(self, *about)))
 
 
-@mutant("rule 2, view before VIEW-CHANGE", BySeeds("forgot (that it left|view)", 1000))
+@mutant("rule 2, view before VIEW-CHANGE", BySeeds("forgot (that it left|view)", 300, CRASHES))
 def view_change_before_it_is_durable(patch):
     """VIEW-CHANGE leaves before the view is on the disk."""
     leave = ViewChanges.leave
@@ -73,7 +85,7 @@ def log_cut_too_high(patch):
     patch.setattr(log, "truncate", lambda first, last: truncate(first, Sequence(last + 8)))
 
 
-@mutant("4.4, P and Q", BySeeds("rule [12]", 1000))
+@mutant("4.4, P and Q", BySeeds("rule [12]", 300))
 def votes_forgotten_at_each_checkpoint(patch):
     """When a checkpoint is stable, P and Q are dropped above it too, so VIEW-CHANGE does not tell of them."""
     forget = Ordering.forget

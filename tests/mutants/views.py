@@ -6,13 +6,13 @@ from bft.checkpoints import Checkpoints
 from bft.messages import NewView
 from bft.new_view import Decision, _Told, decide
 from bft.view_change import ViewChanges
-from tests.mutants.mutant import ByTests, mutant, one_less
+from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
 
 RULES = ("tests/paper/test_new_view.py",)
-LIES = ("tests/unit/bft/test_new_view_lies.py",)
+LIES = ("tests/paper/test_view_change.py",)
 
 
-@mutant("4.4, A2", ByTests("assert", RULES))
+@mutant("4.4, A2", ByTests("assert", RULES), BySeeds("rule [12]", 1000, '[[liars]]\nkind = "invents-in-view-change"'))
 def highest_claim_wins(patch):
     """What somebody claims to have prepared in the highest view is taken, though nobody vouches for it (no A2)."""
     patch.setattr(_Told, "vouches", lambda self, candidate: True)
@@ -68,7 +68,7 @@ def checkpoint_of_one(patch):
     _with_f(patch, "_checkpoint")
 
 
-@mutant("4.4", ByTests("assert|does not follow", LIES))
+@mutant("4.4", ByTests("assert|does not follow", LIES), BySeeds("rule [12]", 300, '[[liars]]\nkind = "bad-new-view"'))
 def new_view_is_not_computed_again(patch):
     """Backups take what the new primary decided for what follows from its VIEW-CHANGEs."""
     on_new_view = ViewChanges.on_new_view

@@ -1,17 +1,18 @@
 """VIEW-CHANGEs as tests of rules A and B write them: P and Q by number, batch and view, signed or not."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from bft.checkpoints import GENESIS
+from bft.effects import Broadcast, Effect, Received, Rejected, Send
 from bft.membership import Membership
-from bft.messages import Accepted, NewView, StableCheckpoint, ViewChange
+from bft.messages import Accepted, Commit, Message, NewView, StableCheckpoint, ViewChange
 from bft.new_view import Decision, decide
 from bft.types import Epoch, ReplicaId, Sequence, View
 from bft.view_change import new_view_statement, view_change_statement
-from tests.unit.bft.ring import RING_ID, Ring
+from tests.unit.bft.ring import RING_ID, Client, M, Ring
 
 WINDOW = 8
 
@@ -79,3 +80,53 @@ def new_view(ring: Ring, view: int, changes: list[ViewChange], to: Decision, by:
     signer = ring._signers[ring.membership.primary(View(view)) if by is None else by]
     signature = signer.sign(new_view_statement(ring.membership, View(view), changes, to))
     return NewView(Epoch(1), View(view), changes, to.stable, to.digest, list(to.batches), signature)
+
+
+def leave(ring: Ring, replica: int, view: int) -> list[Effect]:
+    """Make one replica leave for a view, as its timers would; nothing is delivered yet."""
+    machine = ring.replicas[replica]
+    machine._disk.step_done()
+    effects = machine._leave(View(view), "the test says so") + machine._change_view(ring.now)
+    ring.perform(ReplicaId(replica), effects)
+    return effects
+
+
+def receive(ring: Ring, at: int, sender: int, message: Message) -> list[Effect]:
+    """Deliver one message."""
+    return ring.step(ReplicaId(at), Received(ReplicaId(sender), message, ring.now))
+
+
+def reasons(effects: list[Effect]) -> list[str]:
+    """Why messages were refused."""
+    return [effect.reason for effect in effects if isinstance(effect, Rejected)]
+
+
+def sent(effects: list[Effect], kind: type[M]) -> list[M]:
+    """Messages of one kind among these effects."""
+    messages = [effect.message for effect in effects if isinstance(effect, Broadcast | Send)]
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def views(ring: Ring) -> list[tuple[int, bool]]:
+    """Each replica's view, and whether that has begun there."""
+    return [(replica.views.view, replica.views.active) for replica in ring.replicas]
+
+
+def register(ring: Ring, replica: int = 0) -> bytes:
+    """What the operations that ran have written."""
+    return ring.replicas[replica].execution.tree.get(b"\x01register") or b""
+
+
+def lose(*kinds: type[Message]) -> Callable[[ReplicaId, ReplicaId, Message], bool]:
+    """For `Ring.drops`: all messages of these kinds are lost."""
+    return lambda sender, to, message: isinstance(message, kinds)
+
+
+def prepared(operation: bytes = b"x") -> Ring:
+    """A ring in which one batch has prepared everywhere, in view 0 at number 1, and committed nowhere."""
+    ring = Ring()
+    ring.drops = lose(Commit)
+    ring.submit(Client().request(operation))
+    ring.deliver_all()
+    assert ring.executed == [0, 0, 0, 0]
+    return ring

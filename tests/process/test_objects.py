@@ -369,6 +369,16 @@ def test_one_server_down_is_not_noticed(ring, notes):
         assert pond(ring, "get", "alone") == b"three are enough"
 
 
+def test_the_leader_is_missed_for_a_moment_only(ring, notes):
+    before = answer(ring, "cluster", "status")["primary"]
+    with killed(ring, before):
+        pond(ring, "put", "leaderless", stdin=b"another one leads")
+        found = answer(ring, "cluster", "status")
+        assert found["primary"] not in (None, before)
+        assert pond(ring, "get", "leaderless") == b"another one leads"
+        assert f"{before} is stopped" in pond(ring, "cluster", "status").decode()
+
+
 def test_more_servers_down_are_said_and_nothing_is_lost(ring, notes):
     with killed(ring, "ring-2", "ring-3"):
         # Of its own: it may still be ordered when the servers are back.

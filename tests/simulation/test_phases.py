@@ -82,8 +82,8 @@ def test_a_liar_may_keep_messages_from_its_core_and_wake_itself(monkeypatch):
     class Late(liars.Liar[liars.Parameters]):
         """Sends everything a little later, and takes no votes from server 0."""
 
-        def __init__(self, means, parameters):
-            super().__init__(means, parameters)
+        def __init__(self, means, parameters, place):
+            super().__init__(means, parameters, place)
             self.held: list[object] = []
 
         def hears(self, sender, message, now):
@@ -92,13 +92,13 @@ def test_a_liar_may_keep_messages_from_its_core_and_wake_itself(monkeypatch):
         def says(self, effects, now):
             self.held += [effect for effect in effects if isinstance(effect, Send)]
             kept = [effect for effect in effects if not isinstance(effect, Send)]
-            return [*kept, liars.wake(7, 0.01)] if self.held else kept
+            return [*kept, self.wake(7, 0.01)] if self.held else kept
 
         def woken(self, number, now):
             woken.append(number)
             said, self.held = self.held, []
             return said
 
-    monkeypatch.setitem(liars.KINDS, "late", liars._Kind(liars.Parameters, Late))
+    monkeypatch.setitem(liars.KINDS, "late", liars.Kind(liars.Parameters, Late))
     check_run("[[liars]]\nkind = 'late'\nserver = 2")
     assert set(woken) == {7}

@@ -153,6 +153,7 @@ class Ring:
         self.timers: list[tuple[ReplicaId, Timer]] = []
         self.down: set[ReplicaId] = set()
         self._public, self._shares, self._signers = public, shares, signers
+        self._due: dict[tuple[ReplicaId, Timer], int] = {}
         self._starts = 0
         self._tuning = tuning
         self.replicas = [self._make(ReplicaId(i)) for i in range(size)]
@@ -209,8 +210,9 @@ class Ring:
                     for to in map(ReplicaId, range(self.membership.size)):
                         if to != identity:
                             self._post(identity, to, message)
-                case SetTimer(timer, _):
+                case SetTimer(timer, seconds):
                     self.timers.append((identity, timer))
+                    self._due[identity, timer] = self.now + round(seconds * 1e6)
                 case NeedRandom(size):
                     self._starts += 1
                     self.step(identity, RandomBytes(_stream(b"%d" % self._starts, size)))
@@ -255,6 +257,20 @@ class Ring:
         for identity, timer in due:
             self.step(identity, TimerFired(timer, self.now))
         self.run()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, firing every timer when it is due and delivering what is sent."""
+        end = self.now + round(seconds * 1e6)
+        while self.timers:
+            identity, timer = min(self.timers, key=lambda item: self._due[item])
+            if self._due[identity, timer] > end:
+                break
+            self.now = AgreedTime(max(self.now, self._due[identity, timer]))
+            self.timers.remove((identity, timer))
+            self.step(identity, TimerFired(timer, self.now))
+            self.step(identity, BurstEnded(self.now))
+            self.run()
+        self.now = AgreedTime(end)
 
     def submit(self, request: Request, to: Iterable[int] = (0,), client: object = "client") -> None:
         for identity in map(ReplicaId, to):

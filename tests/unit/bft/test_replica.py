@@ -12,6 +12,7 @@ from bft.replica import Replica
 from bft.retransmission import STATUS_TICKS
 from bft.sessions import page_key
 from bft.signatures import Ed25519Verifier
+from bft.suspicion import IDLE_SECONDS, LEAST_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS
 from bft.tuning import DEFAULT
 from bft.types import AgreedTime, Epoch, ReplicaId, Sequence, View
 from tests.unit.bft.ring import Client, Ring
@@ -207,10 +208,10 @@ def test_lost_nonces_are_published_again() -> None:
     ring = Ring()
     ring.crash(ReplicaId(0))
     ring.restart(ReplicaId(0))  # the primary has none of the others' nonces now
-    assert ring.replicas[0].signing.plan(Sequence(1)) is None
+    assert ring.replicas[0].signing.plan(Sequence(1), set()) is None
     for _ in range(12):
         ring.fire("tick")
-    plan = ring.replicas[0].signing.plan(Sequence(1))
+    plan = ring.replicas[0].signing.plan(Sequence(1), set())
     assert plan is not None
     assert len(plan.signers) == 2
 
@@ -359,3 +360,46 @@ def test_a_backup_that_is_asked_alone_passes_the_request_on_at_its_next_tick() -
     ring.fire("tick")
     assert ring.executed == [1] * 4
     assert len(ring.answers) == 1
+
+
+def test_a_primary_that_dies_before_it_certifies_is_missed_sooner_than_an_idle_one() -> None:
+    """Nothing waits at the backups, but what ran cannot be read: the empty batch that covers it is due at once."""
+    ticks = {}
+    for dies_before_it_certifies in (True, False):
+        ring = Ring()
+        if dies_before_it_certifies:
+            ring.catch(Certified)
+        ring.submit(Client().request(b"a"))
+        ring.deliver_all()
+        ring.crash(ReplicaId(0))
+        ticks[dies_before_it_certifies] = 0
+        while ring.replicas[1].views.view == 0:
+            ring.fire("tick")
+            ticks[dies_before_it_certifies] += 1
+    assert ticks[True] * TICK_SECONDS <= LEAST_SECONDS + (UNCERTIFIED_IDLE_TICKS + 1) * TICK_SECONDS
+    assert ticks[False] * TICK_SECONDS > IDLE_SECONDS
+
+
+def test_a_primary_with_nothing_to_do_covers_what_ran_uncertified_at_once() -> None:
+    ring = Ring()
+    ring.catch(SignatureShare)
+    ring.submit(Client().request(b"a"))
+    ring.deliver_all()
+    for _ in range(UNCERTIFIED_IDLE_TICKS + 1):
+        ring.fire("tick")
+    assert [replica.execution.certified.sequence for replica in ring.replicas if replica.execution.certified] == [2] * 4
+
+
+def test_who_did_not_vote_of_late_is_not_named_as_a_signer() -> None:
+    """A server that was killed, is paused or has just come back costs at most the batches that are under way."""
+    ring = Ring()
+    client = Client()
+    ring.submit(client.request(b"1"))
+    ring.crash(ReplicaId(1))
+    for i in range(2, 10):
+        ring.submit(client.request(b"%d" % i))
+    assert ring.executed[0] == 9
+    assert ring.replicas[0].execution.certified is not None
+    assert ring.replicas[0].execution.certified.sequence == 9
+    assert sum(answer.certificate is None for answer in ring.answers) == 0
+    assert len(ring.answers) == 9

@@ -206,7 +206,7 @@ def test_a_storage_damaged_at_the_start_is_set_aside_and_silence_outlasts_restar
         await client.until(Condition.LEARNING)
 
     async def again(server: Server, client: Client) -> None:
-        await client.until(Condition.LEARNING)
+        assert "lost its votes" in (await client.until(Condition.LEARNING)).detail
 
     Faulty.failure = failure
     run(place, test)
@@ -218,7 +218,7 @@ def test_a_storage_that_is_gone_is_begun_anew_in_silence(place: layout.ServerPla
         await client.until(Condition.SERVING)
 
     async def learns(server: Server, client: Client) -> None:
-        await client.until(Condition.LEARNING)
+        assert "lost its votes" in (await client.until(Condition.LEARNING)).detail
 
     run(place, serves)
     (place.directory / STORE / "data.mdb").unlink()

@@ -1,0 +1,40 @@
+"""When batches are proposed: how long each takes from there, and when an idle ring owes an empty one (design.md, 5)."""
+
+from bft.suspicion import IDLE_SECONDS
+from bft.types import AgreedTime, Sequence
+
+HURRY_SECONDS = 0.02
+"""How soon an idle ring orders an empty batch while a replica that lost its votes waits for a checkpoint: a window of
+numbers takes some seconds."""
+
+
+class Pacing:
+    """The times of one view's proposals."""
+
+    def __init__(self) -> None:
+        self._proposed: dict[Sequence, AgreedTime] = {}
+        self._last = AgreedTime(0)
+
+    def view_began(self) -> None:
+        """Whatever was proposed before counts no longer."""
+        self._proposed.clear()
+
+    def proposed(self, sequence: Sequence, now: AgreedTime) -> None:
+        """This number was given a batch that has not run; the first time counts."""
+        self._proposed.setdefault(sequence, now)
+        self._last = now
+
+    def ran(self, sequence: Sequence, now: AgreedTime) -> float | None:
+        """How long the batch took from its proposal, in seconds, if it was heard of."""
+        proposed = self._proposed.pop(sequence, None)
+        return (now - proposed) / 1e6 if proposed is not None else None
+
+    def idle_seconds(self, hurry: bool) -> float:
+        """How long a ring may be idle before its primary orders an empty batch."""
+        return HURRY_SECONDS if hurry else IDLE_SECONDS
+
+    def left_seconds(self, seconds: float, now: AgreedTime) -> float:
+        """What is left of so many seconds since the last proposal: others count from there as well. All of them when
+        the clock has jumped."""
+        since = (now - self._last) / 1e6
+        return seconds - since if 0 <= since < seconds else seconds
