@@ -10,7 +10,6 @@ from bft.view_change import ViewChanges
 from cluster.sim.disk import Disk
 from tests.mutants.mutant import BySeeds, ByTests, mutant
 
-
 CRASHES = """
 [process.crashes]
 every_seconds = 0.05
@@ -71,7 +70,7 @@ def view_change_before_it_is_durable(patch):
     patch.setattr(ViewChanges, "leave", lambda self, *about: _message_first(leave(self, *about)))
 
 
-@mutant("rule 2, votes are stored at leisure", BySeeds("forgot its", 60))
+@mutant("rule 2, Q before PREPARE", BySeeds("forgot its", 60))
 def votes_are_not_synced(patch):
     """Votes are written, and nobody waits until they are on the disk."""
     accept = Ordering._accept
@@ -85,7 +84,7 @@ def log_cut_too_high(patch):
     patch.setattr(log, "truncate", lambda first, last: truncate(first, Sequence(last + 8)))
 
 
-@mutant("4.4, P and Q", BySeeds("rule [12]", 300))
+@mutant("4.4, P and Q", BySeeds("conceals its", 300))
 def votes_forgotten_at_each_checkpoint(patch):
     """When a checkpoint is stable, P and Q are dropped above it too, so VIEW-CHANGE does not tell of them."""
     forget = Ordering.forget
@@ -98,7 +97,7 @@ def votes_forgotten_at_each_checkpoint(patch):
     patch.setattr(Ordering, "forget", forgetful)
 
 
-@mutant("design 5", ByTests("assert", ("tests/unit/bft/test_replica.py",)))
+@mutant("design 5, restart", ByTests("assert", ("tests/unit/bft/test_replica.py::test_a_restarted_primary_gives_up_its_view_and_another_leads",)))
 def restarted_primary_leads_on(patch):
     """A primary that was restarted proposes again in its old view."""
     patch.setattr(Replica, "_has_led", lambda self: False)
@@ -110,7 +109,7 @@ def learner_votes_at_once(patch):
     patch.setattr(Recovery, "restore", lambda self: None)
 
 
-@mutant("4.4", BySeeds("rule 1", 300))
+@mutant("4.4", BySeeds("after it left", 300))
 def votes_in_a_view_that_it_left(patch):
     """A replica that has sent VIEW-CHANGE goes on to vote in its old view, of which it has told."""
     on_ordering = Replica._on_ordering
