@@ -196,7 +196,8 @@ class Checkpoints:
             self.ahead = None
         for old in [old for old in self._votes if old <= sequence]:
             del self._votes[old]
-        writes = [log.stable(proven)]
+        first = max(previous + 1, sequence - 2 * self._tuning.window)  # after a jump, nothing to undo lies there
+        writes = [log.stable(proven), *log.no_undo(Sequence(first), sequence)]
         retained = self._tuning.retained
         if sequence > retained:
             last = min(sequence - retained, previous + self._tuning.window)  # after a jump, nothing lies above

@@ -4,7 +4,7 @@ No tentative execution: what runs here is committed. State and progress are writ
 again from the log. Trees of earlier batches stay at hand until a later certificate makes them useless.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bft import log, merkle
@@ -96,6 +96,18 @@ class Execution:
         self.executed, self.time = progress.executed, progress.time
         self._sessions.restore(items)
 
+    def earlier(self, stable: Sequence) -> Iterator[tuple[Sequence, AgreedTime, StateTree]]:
+        """This state and those before it down to the one after batch `stable`, each with its agreed time: without them
+        nobody could fetch a checkpoint's state from a ring whose servers have all started again."""
+        sequence, time, tree = self.executed, self.time, self.tree
+        yield sequence, time, tree
+        while sequence > stable:
+            back = log.read_undo(self._disk, sequence)
+            if back is None:
+                return
+            sequence, time, tree = Sequence(sequence - 1), back.time, tree.update(dict(back.changed))
+            yield sequence, time, tree
+
     def install(self, sequence: Sequence, time: AgreedTime, tree: StateTree) -> None:
         """Go on from a state that was fetched. Certificates of what it skips say nothing new."""
         assert sequence > self.executed, f"state {sequence} after {self.executed}"
@@ -129,6 +141,7 @@ class Execution:
                 answer = Answer(request.digest, Status.EXECUTED, result.result).encode()
                 self._sessions.keep(view, request.statement, answer)
                 answers.append(answer)
+        back = log.Undo(self.time, [(key, self.tree.get(key)) for key in view.changes])
         self.tree = self.tree.update(view.changes)
         self.executed, self.time = batch.sequence, time
         claim = Claim(
@@ -143,7 +156,7 @@ class Execution:
         self.states[batch.sequence] = State(claim, self.tree, tuple(answers))
         self.states.pop(Sequence(batch.sequence - KEPT_STATES), None)
         writes += [Write(log.STATE, key, value) for key, value in view.changes.items()]
-        writes.append(log.progress(batch.sequence, time, self.tree.root))
+        writes += [log.undo(batch.sequence, back), log.progress(batch.sequence, time, self.tree.root)]
         self._disk.record(tuple(writes))
         by_request = {request.digest: answer for request, answer in zip(batch.requests, answers, strict=True)}
         return [

@@ -37,6 +37,7 @@ _Q = bytes([0x10])
 _P = bytes([0x11])
 _RAN = bytes([0x12])
 _CHECKPOINT = bytes([0x13])
+_UNDO = bytes([0x14])
 
 
 class Contents(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -64,6 +65,13 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
     digest: Digest
     place: int
+
+
+class Undo(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What leads from the state after a batch back to the one before it: agreed time, and the entries it changed."""
+
+    time: AgreedTime
+    changed: list[tuple[bytes, bytes | None]]
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -105,6 +113,7 @@ _contents = msgspec.msgpack.Decoder(Contents)
 _votes = msgspec.msgpack.Decoder(list[Vote])
 _prepared = msgspec.msgpack.Decoder(Accepted)
 _ran = msgspec.msgpack.Decoder(Ran)
+_undo = msgspec.msgpack.Decoder(Undo)
 _checkpoints = msgspec.msgpack.Decoder(Checkpoint)
 _progress = msgspec.msgpack.Decoder(Progress)
 _standing = msgspec.msgpack.Decoder(Standing)
@@ -134,6 +143,16 @@ def prepared(entry: Accepted) -> Write:
 def ran(sequence: Sequence, digest: Digest, place: int) -> Write:
     """The batch that was executed."""
     return Write(LOG, _key(sequence, _RAN), _encode(Ran(digest, place)))
+
+
+def undo(sequence: Sequence, back: Undo) -> Write:
+    """How to undo a batch that was executed: the disk has only the newest state, and a peer may need a checkpoint's."""
+    return Write(LOG, _key(sequence, _UNDO), _encode(back))
+
+
+def no_undo(first: Sequence, last: Sequence) -> tuple[Write, ...]:
+    """Nobody needs a state before `last` any longer."""
+    return tuple(Write(LOG, _key(Sequence(sequence), _UNDO), None) for sequence in range(first, last + 1))
 
 
 def checkpoint(message: Checkpoint) -> Write:
@@ -192,6 +211,12 @@ def read_contents(disk: Reader, sequence: Sequence, place: int) -> Contents:
     return _contents.decode(data)
 
 
+def read_undo(disk: Reader, sequence: Sequence) -> Undo | None:
+    """What `undo` wrote about a number, or None."""
+    data = disk.get(LOG, _key(sequence, _UNDO))
+    return _undo.decode(data) if data is not None else None
+
+
 def read_entry(disk: Reader, sequence: Sequence) -> Entry:
     """What is known about one number."""
     return read(disk, sequence, sequence).get(sequence) or Entry()
@@ -220,7 +245,7 @@ def read(disk: Reader, first: Sequence, last: Sequence) -> dict[Sequence, Entry]
 
 def truncate(first: Sequence, last: Sequence) -> tuple[Write, ...]:
     """Forget entries first to last."""
-    kinds = (*(bytes([place]) for place in range(PLACES)), _Q, _P, _RAN, _CHECKPOINT)
+    kinds = (*(bytes([place]) for place in range(PLACES)), _Q, _P, _RAN, _CHECKPOINT, _UNDO)
     return tuple(
         Write(LOG, _key(Sequence(sequence), kind), None) for sequence in range(first, last + 1) for kind in kinds
     )

@@ -34,7 +34,7 @@ class Pacing:
         return HURRY_SECONDS if hurry else IDLE_SECONDS
 
     def left_seconds(self, seconds: float, now: AgreedTime) -> float:
-        """What is left of so many seconds since the last proposal: others count from there as well. All of them when
-        the clock has jumped."""
+        """What is left of so many seconds since the last proposal, from where others count too; all when the clock went
+        back."""
         since = (now - self._last) / 1e6
-        return seconds - since if 0 <= since < seconds else seconds
+        return max(0.0, seconds - since) if since >= 0 else seconds

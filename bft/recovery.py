@@ -23,6 +23,10 @@ from bft.types import AgreedTime, ReplicaId, Sequence
 STUCK_TICKS = 5
 """How long a replica gets no further before it fetches a checkpoint that it knows of: others' logs do not help it."""
 
+HURRIED_TICKS = 36_000
+"""For how long a ring that hurried for a replica which lost its votes does not do so again for the same one: an hour. A
+liar that loses them all the time gains a window of empty batches."""
+
 UNKNOWN = Sequence(2**62)
 """Stands for the number up to which a replica stays silent, until it has learned it."""
 
@@ -61,6 +65,10 @@ class Recovery:
         """Checkpoints that transfers were begun for."""
         self._claimed: dict[ReplicaId, Sequence] = {}
         self._learners: dict[ReplicaId, Sequence] = {}
+        """What others say of their own silence."""
+        self._hurried: dict[ReplicaId, tuple[Sequence, int]] = {}
+        """Up to which number the ring hurries for them, and since when."""
+        self._now = 0
 
     def restore(self) -> None:
         """Take up what the disk says."""
@@ -70,7 +78,7 @@ class Recovery:
     def learners_wait(self) -> bool:
         """Whether another replica waits in silence for a checkpoint that is not far off: an idle ring may hurry."""
         executed = self._execution.executed
-        return any(executed < until <= executed + 3 * self._window for until in self._learners.values())
+        return any(executed < min(until, self._learners[replica]) for replica, (until, _) in self._hurried.items())
 
     def checkpoint(self, sequence: Sequence, time: AgreedTime, tree: StateTree) -> None:
         """The state at a checkpoint of ours, which others may come to fetch."""
@@ -80,6 +88,10 @@ class Recovery:
         """What another replica says of itself."""
         self._claimed[sender] = message.stable
         self._learners[sender] = message.learning
+        executed = self._execution.executed
+        _, since = self._hurried.get(sender, (0, -HURRIED_TICKS))
+        if executed < message.learning <= executed + 3 * self._window and self._now - since >= HURRIED_TICKS:
+            self._hurried[sender] = (message.learning, self._now)
         self.serving.heard(sender, message.executed)
 
     def on_message(self, sender: ReplicaId, message: MessageOfTransfer) -> list[Effect]:
@@ -96,6 +108,7 @@ class Recovery:
 
     def tick(self, stuck_ticks: int) -> list[Effect]:
         """0.1 s have passed; for `stuck_ticks` nothing was executed although others have more."""
+        self._now += 1
         effects = self.serving.tick() + self.transfer.tick() + self._learn()
         ahead, executed = self._checkpoints.ahead, self._execution.executed
         if ahead is None or ahead.sequence <= executed:

@@ -180,8 +180,9 @@ class Replica:
         self.recovery.restore()
         self.views.restore()
         self.ordering.restore(entries, stable, self.execution.executed, self.views.view)
-        if self.execution.executed % self._tuning.interval == 0:
-            self.recovery.checkpoint(self.execution.executed, self.execution.time, self.execution.tree)
+        for sequence, time, tree in self.execution.earlier(stable):
+            if sequence % self._tuning.interval == 0:
+                self.recovery.checkpoint(sequence, time, tree)
         effects: list[Effect] = [
             *self.signing.started(start, self.views.view),
             SetTimer(Timer("tick", View(0)), TICK_SECONDS),

@@ -44,7 +44,7 @@ cut off. After that it leaves all the same: those who know more may be gone."""
 
 
 STARTING_SECONDS = 2.0
-"""The same before anything has run since the start: the processes of a ring do not start at one moment."""
+"""How much longer it waits for the first empty batch since the start: the processes of a ring start one by one."""
 
 
 class Reason(Enum):
@@ -121,10 +121,10 @@ class Suspicion:
         patience: float = self.patience
         if alone:
             patience += DOUBT_SECONDS / TICK_SECONDS
-        if not self._has_run:
-            patience += STARTING_SECONDS / TICK_SECONDS
         if self._waiting > patience:
             return Reason.SILENT
+        if not self._has_run:
+            patience += STARTING_SECONDS / TICK_SECONDS
         if self._idle > patience + (UNCERTIFIED_IDLE_TICKS if uncertified else IDLE_SECONDS / TICK_SECONDS):
             return Reason.IDLE
         if oldest_ticks > STARVED * (self.patience + min(usual_ticks, MOST_SECONDS / TICK_SECONDS)):

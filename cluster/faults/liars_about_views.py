@@ -330,7 +330,7 @@ class BadNewView(NewViews):
             {"digest": some},
             {"stable": Sequence(0), "digest": GENESIS, "batches": [NULL] * min(new_view.stable, MAX_WINDOW)},
             {"view_changes": changes[: quorum - 1]},
-            {"view_changes": [*changes[: quorum - 1], changes[quorum - 2]]},
+            {"view_changes": [*changes[: quorum - 1], *changes[quorum - 2 : quorum - 1]]},
             {"view_changes": changes[::-1]},
             {"view_changes": [altered, *changes[1:]]},
         ]

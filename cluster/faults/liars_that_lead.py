@@ -185,8 +185,8 @@ class WithholdsBodies(Forger[Withheld]):
 
 @kind("proposes-to-quorum", SomeOfIt)
 class ProposesToQuorum(Forger[SomeOfIt]):
-    """Leaves f backups out: no proposals, no batches, no votes. They must follow by what the others say, and must not
-    make them change the view."""
+    """Leaves f backups out: no proposals, no batches, no votes. Attacks those left out, who must follow by what the
+    others say, and must not make them change the view."""
 
     def __init__(self, means: Means, parameters: SomeOfIt, place: int = 0) -> None:
         super().__init__(means, parameters, place)

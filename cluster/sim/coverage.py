@@ -1,7 +1,8 @@
-"""What runs have reached, of all that they could: kinds of messages, reasons of refusals, points in a run.
+"""What runs have reached, of all that they could: kinds of messages, reasons of refusals, lies, points in a run.
 
-The vocabulary comes from the code: messages from their unions, refusals and points of a batch's life from the literals
-in `bft`. What is in it and was never reached is a hole, to be filled by another fault or a test of its own.
+The vocabulary comes from the code: messages from their unions, lies from their kinds, refusals and points of a batch's
+life from the literals in `bft`. What is in it and was never reached is a hole, to be filled by another fault or a test
+of its own.
 """
 
 import ast
@@ -15,6 +16,7 @@ from typing import NamedTuple, get_args
 
 import bft
 from bft.messages import Message
+from cluster.faults.liars import KINDS
 from cluster.sim.ring import Run
 from pond.protocol import Question, Reply
 
@@ -61,8 +63,9 @@ def vocabulary() -> frozenset[tuple[str, str]]:
     clients = [("client message", each.__name__) for each in (*get_args(Question), *get_args(Reply))]
     events = [("event", name) for name in EVENTS]
     refusals = [("refusal", name) for name in _literals(_refusals)]
+    lies = [("lie", name) for name in KINDS]
     points = [("point", name) for name in _literals(_points)]
-    return frozenset(place for place in [*messages, *clients, *events, *refusals, *points] if place[1])
+    return frozenset(place for place in [*messages, *clients, *events, *refusals, *lies, *points] if place[1])
 
 
 def _literals(find: Callable[[ast.AST], Iterator[str]]) -> Iterator[str]:

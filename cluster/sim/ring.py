@@ -96,8 +96,6 @@ class Run:
     duplicated: int = 0
     checked: int = 0
     """Operations that the linearizability of the history rests on."""
-    lies: dict[str, int] = field(default_factory=dict)
-    """How often each kind of liar lied."""
     virtual_seconds: float = 0.0
     seconds: float = 0.0
     trace: str = ""
@@ -337,10 +335,10 @@ def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> R
     run.batches = len(scenario.watch.claims)
     run.crashes = scenario.weather.crashes
     run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
-    run.lies = dict(scenario.lies)
     run.virtual_seconds = scenario.kernel.now
     run.trace = scenario.trace.digest
     run.reached = scenario.reached
+    run.reached.update({("lie", kind): times for kind, times in scenario.lies.items()})
     happened = scenario.trace.counts.items()
     run.reached.update({("event", what): count for what, count in happened if what not in COUNTED_ELSEWHERE})
     run.seconds = perf_counter() - began

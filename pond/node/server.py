@@ -229,7 +229,8 @@ class Server:
         """A life that is yet to begin. Raises StorageError, also when the disk is there and not well."""
         quota_bytes = config.read(self._directory / "node.json", config.NodeConfig).quota_bytes
         reserve_bytes = _reserve_bytes(quota_bytes)
-        if self._has_served and not (self._directory / STORE / DATA_FILE).exists():
+        gone = not (self._directory / STORE / DATA_FILE).exists() and not (self._directory / LOST).exists()
+        if self._has_served and gone:
             raise StorageError(f"{self._directory / STORE} is gone: mount its disk again")
         storage = _open_storage(self._directory, quota_bytes, self._verify_seconds)
         if self._verify_seconds and not storage.verified:

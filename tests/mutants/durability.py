@@ -97,7 +97,12 @@ def votes_forgotten_at_each_checkpoint(patch):
     patch.setattr(Ordering, "forget", forgetful)
 
 
-@mutant("design 5, restart", ByTests("assert", ("tests/unit/bft/test_replica.py::test_a_restarted_primary_gives_up_its_view_and_another_leads",)))
+@mutant(
+    "design 5, restart",
+    ByTests(
+        "assert", ("tests/unit/bft/test_replica.py::test_a_restarted_primary_gives_up_its_view_and_another_leads",)
+    ),
+)
 def restarted_primary_leads_on(patch):
     """A primary that was restarted proposes again in its old view."""
     patch.setattr(Replica, "_has_led", lambda self: False)

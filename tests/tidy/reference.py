@@ -16,6 +16,7 @@ def cli_page(pond: click.Command, answers: list[Path]) -> str:
     parts = ["# Commands\n\nMade from the commands themselves: `pytest tests/tidy --rewrite` writes it anew.\n"]
     for words, command in commands(pond, ("pond",)):
         settings = {**pond.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+        command._help_option = None  # click keeps the first one it made, perhaps for a context without our settings
         context = click.Context(command, info_name=" ".join(words), **settings)
         parts.append(f"## {' '.join(words)}\n\n```\n{command.get_help(context)}\n```\n")
     rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES]

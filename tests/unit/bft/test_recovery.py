@@ -2,11 +2,12 @@
 
 import pytest
 
-from bft.effects import Broadcast, Send
-from bft.messages import Commit, NewView, Prepare, PrePrepare, ViewChange
+from bft import log
+from bft.effects import Broadcast, Received, Send
+from bft.messages import Commit, NewView, Prepare, PrePrepare, Status, ViewChange
 from bft.recovery import lost_votes
 from bft.tuning import Tuning
-from bft.types import ReplicaId
+from bft.types import ReplicaId, Sequence, View
 from tests.unit.bft.ring import Client, MemoryDisk, Ring
 
 SMALL = Tuning(interval=4, window=8, retained=8, pool=16)
@@ -96,3 +97,50 @@ def test_silence_outlasts_a_restart() -> None:
     assert ring.replicas[3].recovery.silent_until
     assert ring.replicas[3].ordering.silent
     assert isinstance(ring.disks[3], MemoryDisk)
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_checkpoints_state_is_to_be_had_from_those_who_started_again(after: int) -> None:
+    """One is gone for good, one was away for too long for the logs, and the two others have run on from the checkpoint
+    and started again: the first of them must still give its state to the second, or nothing is ordered ever again."""
+    ring, client = Ring(tuning=SMALL), Client()
+    order(ring, client, 3)
+    ring.crash(ReplicaId(3))
+    order(ring, client, 29 + after)
+    assert ring.replicas[0].ordering.stable == 32
+    ring.crash(ReplicaId(2))
+    for identity in map(ReplicaId, (0, 1)):
+        ring.disks[identity].sync()
+        ring.crash(identity)
+        ring.restart(identity)
+    ring.restart(ReplicaId(3))
+    order(ring, client, 1, to=(0, 1, 3))
+    ring.pass_time(40)
+    assert ring.replicas[3].execution.executed > 32 + after
+    assert ring.executed[3] == ring.executed[0]
+    assert len({ring.replicas[identity].execution.tree.root for identity in (0, 1, 3)}) == 1
+
+
+def test_what_leads_back_to_a_checkpoint_is_forgotten_with_it() -> None:
+    ring, client = Ring(tuning=SMALL), Client()
+    order(ring, client, 30)
+    stable = ring.replicas[0].ordering.stable
+    found = [n for n in range(1, 40) if log.read_undo(ring.disks[0], Sequence(n)) is not None]
+    assert found == list(range(stable + 1, 31))
+
+
+def test_a_ring_hurries_once_for_who_says_that_it_lost_its_votes() -> None:
+    """A liar that always loses them would have an idle ring order fifty empty batches in a second, for ever."""
+    ring = Ring(tuning=SMALL)
+
+    def claim() -> int:
+        executed = ring.executed[0]
+        until = Sequence(executed + 2 * SMALL.window)
+        status = Status(1, View(0), True, Sequence(executed), Sequence(0), Sequence(0), 1, True, False, until)  # type: ignore
+        ring.step(ReplicaId(0), Received(ReplicaId(3), status, ring.now))
+        ring.pass_time(1)
+        return ring.executed[0] - executed
+
+    first = [claim() for _ in range(3)]
+    assert sum(first) >= 2 * SMALL.window
+    assert [claim() for _ in range(5)] == [1] * 5
