@@ -19,7 +19,7 @@ from bft.certificate import CertificateError, Claim
 from bft.effects import Broadcast, Effect, NewCertificate, Send
 from bft.execution import Batch, Execution
 from bft.membership import Membership
-from bft.messages import Checkpoint, Commit, Decided, Message, NewView, Prepare, PrePrepare
+from bft.messages import MAX_ACCEPTED, Checkpoint, Commit, Decided, Message, NewView, Prepare, PrePrepare, ViewChange
 from bft.service import Result, ServiceView, StateMachine
 from bft.signatures import Verifier
 from bft.statement import Digest, digest
@@ -284,7 +284,11 @@ class Watch:
     def _check_message(self, server: Server, message: Message) -> None:
         identity = server.identity
         memory = self._memory[identity]
+        self._check_left(identity, message, memory.left_for)
         match message:
+            case ViewChange(view=view, replica=replica) if replica == identity:
+                memory.left_for = max(memory.left_for, view)
+                self._check_told(identity, message, memory)
             case Commit(view=view, sequence=sequence, digest=voted):
                 votes = self._votes_on(view, sequence)
                 self._once(votes.commits, server, sequence, voted, "committed")
@@ -321,6 +325,22 @@ class Watch:
                 return  # passed on
             case PrePrepare(view=view) | Prepare(view=view) | Commit(view=view) if view < left_for:
                 raise Violation(f"rule 1: server {identity} votes in view {view} after it left for view {left_for}")
+
+    def _check_told(self, identity: int, message: ViewChange, memory: _Memory) -> None:
+        """VIEW-CHANGE tells of every vote in lower views that no checkpoint has settled."""
+        low = message.stable.sequence
+        prepared = {entry.sequence: entry for entry in message.prepared}
+        accepted = {(entry.sequence, entry.digest): entry.view for entry in message.pre_prepared}
+        often = Counter(entry.sequence for entry in message.pre_prepared)
+        for (view, sequence), voted in memory.voted.items():
+            settled = sequence <= low or view >= message.view or often[sequence] == MAX_ACCEPTED
+            if not settled and accepted.get((sequence, voted), -1) < view:
+                raise Violation(f"rule 1: server {identity} leaves and conceals its vote for batch {sequence}")
+        for (view, sequence), committed in memory.committed.items():
+            if low < sequence and view < message.view:
+                entry = prepared.get(sequence)
+                if entry is None or entry.view < view or (entry.view == view and entry.digest != committed):
+                    raise Violation(f"rule 1: server {identity} leaves and conceals its COMMIT of batch {sequence}")
 
     def _once(self, book: dict[int, Digest], server: Server, sequence: Sequence, voted: Digest, verb: str) -> None:
         if book.setdefault(server.identity, voted) != voted:

@@ -40,7 +40,11 @@ def committed_by_2f(patch):
     one_less(patch, Ordering, "committed", "quorum")
 
 
-@mutant("rule 1", ByTests("assert (0 == 1|1 == 0)", ("tests/unit/bft/test_catch_up.py",)))
+@mutant(
+    "rule 1",
+    ByTests("assert (0 == 1|1 == 0)", ("tests/unit/bft/test_catch_up.py",)),
+    BySeeds("rule 1", 300, '[[liars]]\nkind = "invents-decided"'),
+)
 def decided_by_one(patch):
     """What a single replica says was decided is run: f of them may lie."""
     one_less(patch, CatchUp, "decided", "weak")
@@ -55,13 +59,17 @@ def checkpoint_of_2f(patch):
 # --- votes ---------------------------------------------------------------------------------------------------------
 
 
-@mutant("4.2, prepared", BySeeds("rule 1", 500))
+@mutant("4.2, prepared", BySeeds("rule 1", 300, '[[liars]]\nkind = "equivocating-primary"'))
 def votes_for_anything_count(patch):
     """Votes are counted whatever batch they are for."""
     patch.setattr(ordering, "_count", lambda votes, digest: len(votes))
 
 
-@mutant("4.2", ByTests("'a second proposal for one number'", ("tests/paper/test_normal_case.py",)))
+@mutant(
+    "4.2",
+    ByTests("a second proposal for one number", ("tests/paper/test_normal_case.py",)),
+    BySeeds("rule 1: .* two batches", 300, '[[liars]]\nkind = "equivocating-primary"'),
+)
 def second_proposal_replaces_the_first(patch):
     """Of a primary that proposes two batches at one number, the second is taken as well."""
     propose = Ordering.on_pre_prepare
@@ -91,13 +99,7 @@ def votes_in_our_own_name_count(patch):
 @mutant("4.2", ByTests("the primary does not prepare", ("tests/paper/test_normal_case.py",)))
 def primary_prepares_too(patch):
     """The primary's PREPARE counts beside its proposal, so that it votes twice."""
-    reject = Ordering.reject_reason
-
-    def lax(self, *about):
-        reason = reject(self, *about)
-        return None if reason == "the primary does not prepare" else reason
-
-    patch.setattr(Ordering, "reject_reason", lax)
+    _let_pass(patch, "the primary does not prepare")
 
 
 @mutant("4.2", ByTests("not signed by its principal", ("tests/paper/test_normal_case.py",)))
@@ -113,10 +115,21 @@ def requests_are_not_checked(patch):
     patch.setattr(Admission, "admit", trusting)
 
 
+def _let_pass(patch, refusal):
+    """What would be refused with these words is not."""
+    reject = Ordering.reject_reason
+
+    def lax(self, *about):
+        reason = reject(self, *about)
+        return None if reason is not None and reason.startswith(refusal) else reason
+
+    patch.setattr(Ordering, "reject_reason", lax)
+
+
 # --- watermarks ----------------------------------------------------------------------------------------------------
 
 
-@mutant("rule 9", BySeeds("rule 9", 100))
+@mutant("rule 9", BySeeds("rule 9", 100), BySeeds("rule 9", 100, '[[liars]]\nkind = "proposes-outside"'))
 def watermark_ignored(patch):
     """Numbers far above the last stable checkpoint count, and are kept."""
     patch.setattr(Ordering, "high", property(lambda self: self.stable + 10**6))
@@ -160,7 +173,11 @@ def time_as_the_primary_says(patch):
     patch.setattr(execution, "max", lambda proposed, before: proposed, raising=False)
 
 
-@mutant("agreed time", ByTests("ahead of our clock", ("tests/paper/test_normal_case.py",)))
+@mutant(
+    "agreed time",
+    ByTests("ahead of our clock", ("tests/paper/test_normal_case.py",)),
+    BySeeds("ahead of every correct clock", 300, '[[liars]]\nkind = "wrong-clock"'),
+)
 def any_time_will_do(patch):
     """Backups vote for proposals of any time."""
-    patch.setattr(ordering, "DRIFT_SECONDS", 10**9)
+    _let_pass(patch, "proposed time is")

@@ -10,6 +10,17 @@ from bft.view_change import ViewChanges
 from cluster.sim.disk import Disk
 from tests.mutants.mutant import BySeeds, ByTests, mutant
 
+CRASHES = """
+[process.crashes]
+every_seconds = 0.05
+seconds = 0.01
+most = 1000
+[disk]
+unsynced = "none"
+sync_seconds = 0.03
+"""
+"""Often, so that some come between a message and the sync that it should have waited for."""
+
 
 @mutant("rule 2, fsync", BySeeds("rule 2: .* forgot its|rule 2: .* lost block", 20), quick=True)
 def sync_does_nothing(patch):
@@ -52,14 +63,14 @@ def commit_before_it_is_durable(patch):
     patch.setattr(Ordering, "_advance", lambda self, *about: _message_first(advance(self, *about)))
 
 
-@mutant("rule 2, view before VIEW-CHANGE", BySeeds("forgot (that it left|view)", 1000))
+@mutant("rule 2, view before VIEW-CHANGE", BySeeds("forgot (that it left|view)", 300, CRASHES))
 def view_change_before_it_is_durable(patch):
     """VIEW-CHANGE leaves before the view is on the disk."""
     leave = ViewChanges.leave
     patch.setattr(ViewChanges, "leave", lambda self, *about: _message_first(leave(self, *about)))
 
 
-@mutant("rule 2, votes are stored at leisure", BySeeds("forgot its", 60))
+@mutant("rule 2, Q before PREPARE", BySeeds("forgot its", 60))
 def votes_are_not_synced(patch):
     """Votes are written, and nobody waits until they are on the disk."""
     accept = Ordering._accept
@@ -73,7 +84,7 @@ def log_cut_too_high(patch):
     patch.setattr(log, "truncate", lambda first, last: truncate(first, Sequence(last + 8)))
 
 
-@mutant("4.4, P and Q", BySeeds("rule [12]", 1000))
+@mutant("4.4, P and Q", BySeeds("conceals its", 300))
 def votes_forgotten_at_each_checkpoint(patch):
     """When a checkpoint is stable, P and Q are dropped above it too, so VIEW-CHANGE does not tell of them."""
     forget = Ordering.forget
@@ -86,7 +97,12 @@ def votes_forgotten_at_each_checkpoint(patch):
     patch.setattr(Ordering, "forget", forgetful)
 
 
-@mutant("design 5", ByTests("assert", ("tests/unit/bft/test_replica.py",)))
+@mutant(
+    "design 5, restart",
+    ByTests(
+        "assert", ("tests/unit/bft/test_replica.py::test_a_restarted_primary_gives_up_its_view_and_another_leads",)
+    ),
+)
 def restarted_primary_leads_on(patch):
     """A primary that was restarted proposes again in its old view."""
     patch.setattr(Replica, "_has_led", lambda self: False)
@@ -98,7 +114,7 @@ def learner_votes_at_once(patch):
     patch.setattr(Recovery, "restore", lambda self: None)
 
 
-@mutant("4.4", BySeeds("rule 1", 300))
+@mutant("4.4", BySeeds("after it left", 300))
 def votes_in_a_view_that_it_left(patch):
     """A replica that has sent VIEW-CHANGE goes on to vote in its old view, of which it has told."""
     on_ordering = Replica._on_ordering

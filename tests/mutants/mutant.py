@@ -51,14 +51,16 @@ class Mutant(NamedTuple):
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(rule: str, found_by: BySeeds | ByTests, quick: bool = False) -> Callable[[Plant], Plant]:
-    """Registers the function that plants a bug; its name is the mutant's, and its docstring says what is wrong."""
+def mutant(rule: str, *found_by: BySeeds | ByTests, quick: bool = False) -> Callable[[Plant], Plant]:
+    """Registers the function that plants a bug; its name is the mutant's, and its docstring says what is wrong. Each of
+    several ways must find it; the ordinary test run takes the first."""
 
     def register(plant: Plant) -> Plant:
-        name = plant.__name__.replace("_", "-")
-        assert name not in MUTANTS, f"two mutants are called {name}"
-        assert plant.__doc__, f"{name} does not say what it breaks"
-        MUTANTS[name] = Mutant(name, " ".join(plant.__doc__.split()), rule, plant, found_by, quick)
+        assert plant.__doc__, f"{plant.__name__} does not say what it breaks"
+        for number, way in enumerate(found_by, 1):
+            name = plant.__name__.replace("_", "-") + (f"/{number}" if number > 1 else "")
+            assert name not in MUTANTS, f"two mutants are called {name}"
+            MUTANTS[name] = Mutant(name, " ".join(plant.__doc__.split()), rule, plant, way, quick and number == 1)
         return plant
 
     return register

@@ -9,18 +9,21 @@ from bft.answer import Status
 from bft.certificate import Certificate
 from bft.effects import Write
 from bft.membership import Membership
+from bft.secret import Secret
 from bft.service import Accepted
 from bft.sessions import Sessions, StateView
 from bft.signing import Signing
 from bft.state_tree import Kind, state_key
 from bft.types import AgreedTime
-from pond.client import ring as client
 from pond.client.ring import RingClient
+from pond.client.sealing import Sealer
+from pond.model import execution
 from pond.model.tables import BLOCKS
+from pond.model.update import VersionIs
 from pond.node import parts
 from pond.node.ring import RingServer
 from pond.node.uploads import Uploads
-from tests.mutants.mutant import BySeeds, ByTests, mutant
+from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
 
 # --- once, and alike everywhere ------------------------------------------------------------------------------------
 
@@ -60,7 +63,7 @@ def answers_are_kept_in_memory(patch):
     patch.setattr(Sessions, "judge", lambda self, view, *about: judge(self, here(self, view), *about))
 
 
-@mutant("rule 3", BySeeds("rule 3", 1000, "[habits]\nreplays = 0.5"))
+@mutant("rule 3", BySeeds("rule 3", 100, "[habits]\nreplays = 0.5"))
 def answers_forgotten_before_their_time(patch):
     """Sessions are dropped before the not-after of what ran in them: what is replayed then runs again."""
     sweep = Sessions.sweep
@@ -94,12 +97,24 @@ def numbers_may_be_skipped(patch):
     patch.setattr(Sessions, "judge", lax)
 
 
+@mutant("4, updates", BySeeds("ran by clause", 60))
+def predicates_are_ignored(patch):
+    """An update runs whatever version it was made for."""
+    holds = execution._holds
+
+    def lax(predicate, *about):
+        return isinstance(predicate, VersionIs) or holds(predicate, *about)
+
+    patch.setattr(execution, "_holds", lax)
+
+
 # --- state transfer ------------------------------------------------------------------------------------------------
 
 
 @mutant(
     "6.2",
     ByTests("assert", ("tests/unit/bft/test_transfer.py::test_every_wrong_chunk_is_refused_and_its_sender_left_out",)),
+    BySeeds("a tree of another root", 300, '[[liars]]\nkind = "wrong-chunks"', "crash"),
 )
 def chunks_are_not_checked(patch):
     """Items of a state are installed whatever they hash to."""
@@ -167,7 +182,7 @@ def nonces_stay_after_their_use(patch):
     _nonces_stay(patch)
 
 
-@mutant("rule 6", BySeeds("nonce .* was used", 1000))
+@mutant("rule 6", BySeeds("nonce .* was used", 300))
 def nonces_outlive_their_view(patch):
     """What was published for one view serves in the next one too, also what has been used."""
     _nonces_stay(patch)
@@ -190,6 +205,23 @@ def certificates_are_not_checked(patch):
     patch.setattr(Certificate, "verify", lambda self, *about: self.claim())
 
 
+@mutant("rule 6", ByTests("one nonce for two plaintexts", ("tests/unit/client/test_salts.py",)))
+def salts_repeat(patch):
+    """All updates of a writer are encrypted under one salt, so under one key, with the same nonces."""
+    start = Sealer.__init__
+
+    def salted(self, aguid, read_key, epoch, block_size, upload, random_bytes):
+        start(self, aguid, read_key, epoch, block_size, upload, bytes)
+
+    patch.setattr(Sealer, "__init__", salted)
+
+
+@mutant("rule 8", ByTests("assert", ("tests/unit/bft/test_signatures.py",)))
+def secrets_are_shown(patch):
+    """Whoever prints or logs a secret key shows it."""
+    patch.setattr(Secret, "__repr__", lambda self: f"Secret({self.reveal().hex()})")
+
+
 # --- what clients are told, and believe ----------------------------------------------------------------------------
 
 
@@ -200,7 +232,7 @@ def answers_reads_too_early(patch):
     patch.setattr("bft.ordering.Ordering.committing", nothing, raising=False)
 
 
-@mutant("rule 7", ByTests("assert", ("tests/unit/client/test_lies.py::test_an_old_state_does_not_hide_the_newest",)))
+@mutant("rule 7", BySeeds("not linearizable", 500, '[[liars]]\nkind = "stale-certificates"'))
 def client_reads_from_2f(patch):
     """A latest read takes 2f answers, which need not meet those who know the newest version."""
     start = RingClient.__init__
@@ -217,11 +249,13 @@ def client_reads_from_2f(patch):
 
 
 @mutant(
-    "rule 4", ByTests("DID NOT RAISE", ("tests/unit/client/test_lies.py::test_the_word_of_f_servers_does_not_count",))
+    "rule 4",
+    ByTests("DID NOT RAISE", ("tests/unit/client/test_lies.py::test_the_word_of_f_servers_does_not_count",)),
+    BySeeds("rule 2: client|never ran", 300, '[[liars]]\nkind = "wrong-answers"'),
 )
 def client_believes_one_server(patch):
     """An answer without certificate is believed when one server gives it."""
-    patch.setattr(client, "_agreed", lambda words, enough: next(iter(words.values()), None))
+    one_less(patch, RingClient, "_believe", "weak")
 
 
 @mutant(

@@ -108,7 +108,7 @@ def test_a_block_that_an_update_on_its_way_names_is_not_let_go() -> None:
         )
         data = hashlib.shake_128(b"slow").digest(LARGE)
         writing = asyncio.ensure_future(target.write(data))
-        while not all(server.replica.batches.named_bodies(()) for server in cluster.servers):
+        while not all(server.replica.named_bodies() for server in cluster.servers):
             await asyncio.sleep(0)
         for server, named in enumerate(server.replica.named_bodies() for server in cluster.servers):
             sweep(cluster, 10 * UPLOAD_SECONDS, server)
