@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from bft import execution, membership, ordering, sessions, signing
 from bft.answer import Status
 from bft.state_tree import Kind, state_key
-from cluster.faults.manifest import dump, parse
+from cluster.faults.manifest import Lie, dump, parse
 from cluster.sim import shrink as shrinking
 from cluster.sim.cli import CRASH, LIVENESS, SAFETY, sim
 from cluster.sim.disk import Disk
@@ -79,6 +79,10 @@ def state_that_depends_on_the_server(monkeypatch):
     monkeypatch.setattr(sessions.Sessions, "keep", sloppy)
 
 
+PROVOKED = {runs_more_than_once: "careless-primary"}
+"""The liar beside which a bug comes out."""
+
+
 @pytest.mark.parametrize(
     ("plant", "symptom", "seeds"),
     [
@@ -96,7 +100,10 @@ def state_that_depends_on_the_server(monkeypatch):
 def test_a_planted_bug_is_found(monkeypatch, plant, symptom, seeds):
     plant(monkeypatch)
     for seed in range(1, seeds + 1):
-        run = simulate(seed, drawn(seed, 100))
+        manifest = drawn(seed, 100)
+        if plant in PROVOKED:
+            manifest = msgspec.structs.replace(manifest, liars=[Lie(kind=PROVOKED[plant], server=0)])
+        run = simulate(seed, manifest)
         if run.verdict is not Verdict.OK:
             assert run.verdict is Verdict.SAFETY, run.what
             assert symptom in run.what
@@ -107,7 +114,8 @@ def test_a_planted_bug_is_found(monkeypatch, plant, symptom, seeds):
 
 def test_a_failure_shrinks_to_a_smaller_run_that_fails_alike(monkeypatch):
     quorum_of_2f(monkeypatch)
-    found = next(run for run in (simulate(seed, drawn(seed, 100)) for seed in range(1, 20)) if run.what)
+    honest = ((seed, msgspec.structs.replace(drawn(seed, 100), liars=[])) for seed in range(1, 20))
+    found = next(run for run in (simulate(seed, manifest) for seed, manifest in honest) if run.what)
     steps: list[int] = []
     shrunk = shrink(found, lambda tried, smaller: steps.append(tried), budget_seconds=20)
     smallest = shrunk.run
