@@ -162,15 +162,21 @@ class SimulatedRing(Answer, frozen=True, kw_only=True):
     messages: int
     lost: int
     duplicated: int
+    view_changes: int
+    """Runs in which a view after the first began."""
     virtual_seconds: float
     seconds: float
     seeds_per_second: float
+    seeds_per_cpu_second: float
+    """What one core does in a second that it has for itself."""
     trace: str
     """Hash over everything that happened in all runs: equal for equal seeds on any machine."""
     coverage: list[Coverage]
     smallest: Smallest | None
     """Null without `--shrink`."""
     failures: list[FailedSeed]
+    """The first hundred."""
+    failed: int
 
 
 class Recovered(Answer, frozen=True, kw_only=True):

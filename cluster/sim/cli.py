@@ -112,15 +112,17 @@ def ring(
     plan = _plan(manifest, operations)
     click.echo(f"Replay: {plan.replay(seeds)}", err=as_json)
     began = monotonic()
+    sums = report.Sums(plan, seeds)
     if trace or svg is not None:
-        done = [_watched(plan, seeds[0], trace, svg, start, stop)]
+        run = _watched(plan, seeds[0], trace, svg, start, stop)
+        sums.add(run)
     else:
-        done = sorted(_progress(runs(plan, seeds, jobs), len(seeds)), key=lambda run: run.seed)
-    smallest = _shrunk(done[0]) if shrink and done[0].what else None
-    answer = report.answer(plan, seeds, done, monotonic() - began, smallest)
+        for run in _progress(runs(plan, seeds, jobs), len(seeds)):
+            sums.add(run)
+    smallest = _shrunk(run) if shrink and run.what else None
+    answer = sums.answer(monotonic() - began, smallest)
     show(answer, report.in_words(answer), as_json)
-    verdicts = {failure.verdict for failure in answer.failures}
-    return next((code for verdict, code in EXIT_CODES.items() if verdict in verdicts), 0)
+    return next((code for verdict, code in EXIT_CODES.items() if verdict in sums.verdicts), 0)
 
 
 def _watched(plan: "Plan", seed: int, trace: bool, svg: str | None, start: float | None, stop: float | None) -> "Run":

@@ -8,7 +8,7 @@ of its own.
 import ast
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import NamedTuple, get_args
 import bft
 from bft.messages import Message
 from cluster.faults.liars import KINDS
-from cluster.sim.ring import Run
 from pond.protocol import Question, Reply
 
 EVENTS = (
@@ -42,18 +41,25 @@ class Reached(NamedTuple):
     runs: int
 
 
-def table(runs: Iterable[Run]) -> list[Reached]:
-    """Everything in the vocabulary, and whatever else came up, by kind and name."""
-    times: Counter[tuple[str, str]] = Counter()
-    seeds: Counter[tuple[str, str]] = Counter()
-    for run in runs:
+class Tally:
+    """Counts what each of many runs has reached."""
+
+    def __init__(self) -> None:
+        self._times: Counter[tuple[str, str]] = Counter()
+        self._runs: Counter[tuple[str, str]] = Counter()
+
+    def add(self, reached: Mapping[tuple[str, str], int]) -> None:
+        """One more run."""
         found: Counter[tuple[str, str]] = Counter()
-        for (kind, name), count in run.reached.items():
+        for (kind, name), count in reached.items():
             found[kind, _refusal(name) if kind == "refusal" else name] += count
-        times.update(found)
-        seeds.update(found.keys())
-    places = sorted({*vocabulary(), *times})
-    return [Reached(kind, name, times[kind, name], seeds[kind, name]) for kind, name in places]
+        self._times.update(found)
+        self._runs.update(found.keys())
+
+    def table(self) -> list[Reached]:
+        """Everything in the vocabulary, and whatever else came up, by kind and name."""
+        places = sorted({*vocabulary(), *self._times})
+        return [Reached(kind, name, self._times[kind, name], self._runs[kind, name]) for kind, name in places]
 
 
 @cache

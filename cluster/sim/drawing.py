@@ -141,7 +141,7 @@ class _Draw:
         kinds: tuple[faults.PartitionKind, ...] = ("one-way", "symmetric", "isolate", "halves", "client")
         some = tuple(kind for kind in kinds if self._happens(0.6)) or kinds
         seconds = self._one_of((0.01, 0.1, 0.6))
-        return self._now_and_then(0.4, faults.Partitions(every_seconds=self._pace, seconds=seconds, kinds=some))
+        return self._now_and_then(0.5, faults.Partitions(every_seconds=self._pace, seconds=seconds, kinds=some))
 
     def _disk(self) -> faults.Disk:
         slow = faults.Slow(every_seconds=self._pace, seconds=self._one_of((0.05, 0.5)), factor=self._one_of((5, 50)))
@@ -167,7 +167,7 @@ class _Draw:
             pickup_seconds=self._one_of((0.00003, 0.0002, 0.0005)),
             crashes=self._now_and_then(0.65, crashes),
             outage=self._now_and_then(0.15, faults.Outage(after_seconds=0.2, seconds=down)),
-            pauses=self._spell(0.15, 0.05, 0.5),
+            pauses=self._spell(0.25, 0.05, 0.5),
             rolling=self._now_and_then(0.08, faults.Rolling(seconds=down, pause_seconds=self._one_of((0.01, 0.2)))),
             amnesia=self._spell(0.04, 0.05, 0.3),
             slow=self._now_and_then(0.1, slow),

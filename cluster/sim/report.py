@@ -1,7 +1,8 @@
 """What came of many runs, put together as an answer and in words."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 from cluster.answers import Coverage, FailedSeed, SimulatedRing, Smallest
 from cluster.faults.manifest import dump
@@ -12,38 +13,68 @@ from cluster.sim.shrink import Shrunk
 
 STORY_LINES = 60
 
+FAILURES = 100
+"""So many failed seeds are told of; the others are only counted."""
 
-def answer(plan: Plan, seeds: range, runs: Sequence[Run], seconds: float, smallest: Shrunk | None) -> SimulatedRing:
-    """All runs together, in order of their seeds."""
-    digest = hashlib.sha256("".join(run.trace for run in runs).encode()).hexdigest()
-    return SimulatedRing(
-        replay=plan.replay(seeds),
-        runs=len(runs),
-        operations=sum(run.operations for run in runs),
-        checked=sum(run.checked for run in runs),
-        steps=sum(run.steps for run in runs),
-        batches=sum(run.batches for run in runs),
-        crashes=sum(run.crashes for run in runs),
-        messages=sum(run.messages for run in runs),
-        lost=sum(run.lost for run in runs),
-        duplicated=sum(run.duplicated for run in runs),
-        virtual_seconds=round(sum(run.virtual_seconds for run in runs), 6),
-        seconds=round(seconds, 3),
-        seeds_per_second=round(len(runs) / max(seconds, 1e-9), 2),
-        trace=runs[0].trace if len(runs) == 1 else digest,
-        coverage=[
-            Coverage(kind=row.kind, name=row.name, times=row.times, runs=row.runs) for row in coverage.table(runs)
-        ],
-        smallest=None
-        if smallest is None
-        else Smallest(
-            seed=smallest.run.seed,
-            what=smallest.run.what,
-            manifest=dump(smallest.run.manifest),
-            tried=smallest.tried,
-        ),
-        failures=[_failure(plan, run) for run in runs if run.what],
-    )
+SUMMED = ("operations", "checked", "steps", "batches", "crashes", "messages", "lost", "duplicated")
+"""Fields of a run of which the answer has the sum."""
+
+
+class Sums:
+    """Takes in runs one after another, in the order of their seeds, and keeps only what is told of them."""
+
+    def __init__(self, plan: Plan, seeds: range) -> None:
+        self._plan = plan
+        self._seeds = seeds
+        self._sums: Counter[str] = Counter()
+        self._virtual_seconds = self._cpu_seconds = 0.0
+        self._tally = coverage.Tally()
+        self._traces = hashlib.sha256()
+        self._only_trace = ""
+        self._failures: list[FailedSeed] = []
+        self.verdicts: Counter[str] = Counter()
+        """How many runs failed in which way."""
+
+    def add(self, run: Run) -> None:
+        """One more run."""
+        self._sums.update({name: getattr(run, name) for name in SUMMED})
+        self._sums["runs"] += 1
+        self._sums["view_changes"] += run.view > 0
+        self._virtual_seconds += run.virtual_seconds
+        self._cpu_seconds += run.cpu_seconds
+        self._tally.add(run.reached)
+        self._traces.update(run.trace.encode())
+        self._only_trace = run.trace
+        if run.what:
+            self.verdicts[run.verdict.value] += 1
+            if len(self._failures) < FAILURES:
+                self._failures.append(_failure(self._plan, run))
+
+    def answer(self, seconds: float, smallest: Shrunk | None) -> SimulatedRing:
+        """All of them together, after so many seconds."""
+        runs = self._sums["runs"]
+        return SimulatedRing(
+            replay=self._plan.replay(self._seeds),
+            **{name: self._sums[name] for name in ("runs", "view_changes", *SUMMED)},
+            virtual_seconds=round(self._virtual_seconds, 6),
+            seconds=round(seconds, 3),
+            seeds_per_second=round(runs / max(seconds, 1e-9), 2),
+            seeds_per_cpu_second=round(runs / max(self._cpu_seconds, 1e-9), 2),
+            trace=self._only_trace if runs == 1 else self._traces.hexdigest(),
+            coverage=[
+                Coverage(kind=row.kind, name=row.name, times=row.times, runs=row.runs) for row in self._tally.table()
+            ],
+            smallest=None
+            if smallest is None
+            else Smallest(
+                seed=smallest.run.seed,
+                what=smallest.run.what,
+                manifest=dump(smallest.run.manifest),
+                tried=smallest.tried,
+            ),
+            failures=self._failures,
+            failed=self.verdicts.total(),
+        )
 
 
 def _failure(plan: Plan, run: Run) -> FailedSeed:
@@ -70,13 +101,15 @@ def in_words(answer: SimulatedRing) -> str:
     if answer.runs > 1:
         lines += coverage.in_words(coverage.Reached(row.kind, row.name, row.times, row.runs) for row in answer.coverage)
         lines.append("")
-    good = answer.runs - len(answer.failures)
+    good = answer.runs - answer.failed
     lines += [
         f"{good} of {answer.runs} runs as promised: {answer.operations} operations in {answer.batches} batches,"
         f" {answer.checked} of them judged for linearizability.",
         f"{answer.steps} events, {answer.messages} messages ({answer.lost} lost, {answer.duplicated} repeated),"
         f" {answer.crashes} crashes, {answer.virtual_seconds:.0f} virtual seconds.",
-        f"{answer.seconds:.1f} s, {answer.seeds_per_second:.1f} seeds a second. Trace {answer.trace[:16]}",
+        f"{answer.view_changes} of {answer.runs} runs changed their view.",
+        f"{answer.seconds:.1f} s, {answer.seeds_per_second:.1f} seeds a second"
+        f" ({answer.seeds_per_cpu_second:.1f} a second of processor time). Trace {answer.trace[:16]}",
     ]
     return "\n".join(lines)
 

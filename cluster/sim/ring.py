@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from time import perf_counter
+from time import process_time
 
 import msgspec
 
@@ -96,8 +96,10 @@ class Run:
     duplicated: int = 0
     checked: int = 0
     """Operations that the linearizability of the history rests on."""
+    view: int = 0
+    """The highest that a correct server was in at the end."""
     virtual_seconds: float = 0.0
-    seconds: float = 0.0
+    cpu_seconds: float = 0.0
     trace: str = ""
     """Hash of all that happened."""
     reached: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -315,7 +317,7 @@ class Scenario:
 
 def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> Run:
     """Run one seed to its end, whatever that is. Raises ManifestError when it cannot be run."""
-    began = perf_counter()
+    began = process_time()
     scenario = Scenario(seed, manifest, observe)
     run = Run(seed, manifest)
     with limits.applied(manifest), nullcontext() if scenario.unshared else shared_work():
@@ -335,13 +337,21 @@ def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> R
     run.batches = len(scenario.watch.claims)
     run.crashes = scenario.weather.crashes
     run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
+    run.view = max(
+        (
+            server.core.replica.views.view
+            for server in scenario.servers
+            if server.up and server.identity not in scenario.faulty.servers
+        ),
+        default=0,
+    )
     run.virtual_seconds = scenario.kernel.now
     run.trace = scenario.trace.digest
     run.reached = scenario.reached
     run.reached.update({("lie", kind): times for kind, times in scenario.lies.items()})
     happened = scenario.trace.counts.items()
     run.reached.update({("event", what): count for what, count in happened if what not in COUNTED_ELSEWHERE})
-    run.seconds = perf_counter() - began
+    run.cpu_seconds = process_time() - began
     return run
 
 

@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from cluster.sim import coverage, words
+from cluster.sim import coverage, report, words
 from cluster.sim.cli import sim
 from cluster.sim.drawing import drawn
+from cluster.sim.jobs import Plan, runs
 from cluster.sim.ring import REAL_KEYS_EVERY, Verdict, simulate
+from tests.mutants.agreement import quorum_of_2f
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +49,20 @@ def test_150_rings_with_200_operations_each_keep_their_promises():
     assert sum(run.lost for run in runs) > 5000
     assert sum(run.duplicated for run in runs) > 5000
     assert sum(run.checked for run in runs) > 150 * 100
+
+
+def seeds_of_this_commit():
+    """Seeds that nobody has tried before: a hundred, by the commit's own hash."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    first = int(commit[:8] or "0", 16) * 100
+    return range(first, first + 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_seeds_that_each_commit_draws_for_itself_keep_their_promises(part):
+    failed = [told(run) for run in runs(Plan(200), seeds_of_this_commit()[part::4], 1) if run.verdict is not Verdict.OK]
+    assert failed == []
 
 
 def test_one_seed_is_one_run_whatever_the_process_is_like():
@@ -96,6 +112,21 @@ def test_jobs_change_nothing():
     assert one.split("Trace")[1] == two.split("Trace")[1]
 
 
+def test_failures_beyond_those_that_are_told_are_counted(monkeypatch):
+    quorum_of_2f(monkeypatch)
+    monkeypatch.setattr(report, "FAILURES", 1)
+    sums = report.Sums(Plan(60), range(1, 21))
+    failed = []
+    for seed in range(1, 21):
+        run = simulate(seed, drawn(seed, 60))
+        failed += [seed] * bool(run.what)
+        sums.add(run)
+    answer = sums.answer(1.0, None)
+    assert len(failed) > 1
+    assert (answer.failed, [failure.seed for failure in answer.failures]) == (len(failed), failed[:1])
+    assert f"{20 - len(failed)} of 20 runs as promised" in report.in_words(answer)
+
+
 def test_what_makes_no_sense_is_refused():
     for arguments in (
         ["--seeds", "3..1"],
@@ -114,7 +145,7 @@ def test_what_makes_no_sense_is_refused():
 def test_a_trace_is_in_columns():
     lines = invoke("--seed", "5", "--operations", "40", "--trace").output.splitlines()
     place = lines.index(words.HEADER)
-    told = lines[place + 1 : -3]
+    told = lines[place + 1 : -4]
     assert all(line[11:13] == "  " and line[:11].strip().replace(".", "").isdecimal() for line in told)
     prepare = next(line for line in told if " Prepare " in line)
     where = words.HEADER.index("view number")
@@ -140,7 +171,10 @@ def test_the_picture_is_well_formed_and_has_what_happened(tmp_path):
 
 def test_coverage_counts_what_was_reached_and_names_the_holes():
     runs = [simulate(seed, drawn(seed, 60)) for seed in range(1, 5)]
-    rows = {(row.kind, row.name): row for row in coverage.table(runs)}
+    tally = coverage.Tally()
+    for run in runs:
+        tally.add(run.reached)
+    rows = {(row.kind, row.name): row for row in tally.table()}
     assert rows["message", "Prepare"].runs == 4
     assert rows["message", "Prepare"].times > 4
     assert rows["point", "executed"].times >= sum(run.batches for run in runs)
