@@ -125,6 +125,8 @@ class Crashes(Spell, frozen=True):
     """Crashes of the whole run."""
     at_once: Count | None = None
     """Servers down together; left out: f."""
+    whom: Literal["anyone", "leader"] = "anyone"
+    """Whom they meet: whoever leads the newest view that has begun, or anybody."""
 
 
 class Outage(_Section, frozen=True):

@@ -160,6 +160,7 @@ class _Draw:
             seconds=self._one_of((0.01, 0.1, 0.6)),
             most=self._one_of((1, 3, 10)),
             at_once=self._one_of((None, None, servers)),
+            whom=self._one_of(("anyone", "leader")),
         )
         down = self._one_of((0.01, 0.1, 0.6))
         slow = faults.SlowCpu(servers=self._one_of((1, 1, servers)), factor=self._one_of((3.0, 30.0)))

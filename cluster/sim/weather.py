@@ -164,6 +164,13 @@ class Weather:
         exposed = [server for server in among if server not in self._sheltered and server not in self._dead]
         return self._servers[self._choices.choice(exposed)] if exposed else None
 
+    def _leader(self) -> Server | None:
+        """Who leads the newest view that has begun, if it is up and something may happen to it now."""
+        replicas = [server.core.replica for server in self._servers if server.up]
+        begun = [replica for replica in replicas if replica.views.active]
+        newest = max(begun, key=lambda replica: replica.views.view, default=None)
+        return self._someone([newest.ordering.primary]) if newest is not None else None
+
     # --- processes -------------------------------------------------------------------------------------------------
 
     def _may_fall(self, server: Server | None, at_once: int) -> bool:
@@ -172,7 +179,7 @@ class Weather:
         return sum(not other.up or other.dying for other in self._servers) < at_once
 
     def _crash(self, crashes: faults.Crashes) -> None:
-        server = self._someone()
+        server = self._leader() if crashes.whom == "leader" else self._someone()
         if self.crashes >= crashes.most or not self._may_fall(server, crashes.at_once or self._manifest.faults):
             return
         assert server is not None

@@ -49,6 +49,17 @@ def test_a_calm_ring_is_calm():
     assert not any(re.search(r"\b(lost|crash|cut|fate|down)\b", line) for line in lines)
 
 
+def test_a_storm_that_seeks_the_leader_drives_it_from_view_to_view():
+    storm = "process.crashes = { every_seconds = 0.8, seconds = 0.7, whom = '%s' }\nhabits.pause_seconds = 0.5\n"
+    sizes = "sizes.phase_seconds = 6.0\n"
+    views = {}
+    for whom in ("leader", "anyone"):
+        runs = [simulate(seed, parse(SMALL + sizes + storm % whom)) for seed in (1, 2, 3)]
+        assert {run.verdict for run in runs} == {Verdict.OK}
+        views[whom] = sum(run.view for run in runs)
+    assert views["leader"] > 1.5 * views["anyone"] > 0
+
+
 def test_slow_processors_take_longer():
     quick, slow = (
         simulate(1, parse(SMALL + text)).virtual_seconds
