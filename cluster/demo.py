@@ -33,7 +33,7 @@ TIMED_BYTES = 4096
 FIRST = "Pond keeps what must outlive its machines.\n"
 SECOND = FIRST + "Four servers agree on every version.\n"
 ADDED = "One of them may lie.\n"
-ADDED_LATER = "One of them was just killed.\n"
+ADDED_LATER = "The one that led them was just killed.\n"
 
 PACKAGES = ("tapestry", "bft", "archive", "pond", "cluster")
 
@@ -166,17 +166,22 @@ class _Demo:
         _show_times([("read back, and check", read)])
 
     def _lose_a_server(self) -> None:
-        self.title("Kill one server: the others go on")
-        ring = self.answer("cluster", "status")["ring"]
-        victim = [server["name"] for server in ring if server["name"] != server["primary"]][-1]
-        self.pond("cluster", "kill", victim)
+        self.title("Kill the server that leads: the others agree on another, and go on")
+        before = self.answer("cluster", "status")
+        leader, view = before["primary"], before["view"]
+        self.expect(leader is not None, "the servers do not agree who leads")
+        self.pond("cluster", "kill", leader)
         self.pond("append", "notes", stdin=ADDED_LATER)
         got = self.pond("get", "notes")
         self.expect(got == SECOND + ADDED + ADDED_LATER, "what was written after the kill is not what is read")
         self.pond("cluster", "status")
-        ring = self.answer("cluster", "status")["ring"]
-        states = [server["state"] for server in ring if server["name"] == victim]
-        self.expect(states == ["stopped"], f"{victim} is not shown as stopped")
+        after = self.answer("cluster", "status")
+        states = [server["state"] for server in after["ring"] if server["name"] == leader]
+        self.expect(states == ["stopped"], f"{leader} is not shown as stopped")
+        self.expect(after["view"] > view, "no new view has begun")
+        click.echo("  It comes back, catches up and follows:")
+        self.pond("cluster", "restart", leader)
+        self.pond("cluster", "status")
 
     def _verify_offline(self) -> None:
         self.title("Take the whole history away, and check it with the ring's key alone")
