@@ -140,7 +140,7 @@ def watermark_ignored(patch):
 
 @mutant(
     "rule 2, bodies",
-    BySeeds("lacks block|AssertionError", 300, "[habits]\nlarge = 0.3\nreads = 0.2", "crash"),
+    BySeeds("lacks block|AssertionError", 300, "[habits]\nlarge = 0.3\nreads = 0.2", ("crash",)),
 )
 def votes_without_bodies(patch):
     """A batch is voted for, and runs, though bodies that its requests name are missing."""

@@ -77,7 +77,10 @@ def votes_are_not_synced(patch):
     patch.setattr(Ordering, "_accept", lambda self, *about: Store(accept(self, *about).writes))
 
 
-@mutant("4.3", BySeeds("forgot its", 300, "[limits]\nretained = 4"))
+@mutant(
+    "4.3",
+    BySeeds("forgot its|assert place is not None", 300, "[limits]\nretained = 4", ("safety", "crash")),
+)
 def log_cut_too_high(patch):
     """The log is cut some numbers above the stable checkpoint, votes and all."""
     truncate = log.truncate

@@ -22,7 +22,8 @@ class BySeeds(NamedTuple):
     """Seeds that this takes at most."""
     switched_on: str = ""
     """TOML: what each seed's own manifest is changed by. It may only bring faults and sizes that favour the bug."""
-    verdict: Literal["safety", "liveness", "crash"] = "safety"
+    verdicts: tuple[Literal["safety", "liveness", "crash"], ...] = ("safety",)
+    """How the run may end: a bug may show in more than one way, and which comes first is up to the seed."""
 
 
 class ByTests(NamedTuple):

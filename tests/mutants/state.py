@@ -28,7 +28,10 @@ from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
 # --- once, and alike everywhere ------------------------------------------------------------------------------------
 
 
-@mutant("rule 3", BySeeds("rule 3: request .* ran in batch", 60))
+@mutant(
+    "rule 3",
+    BySeeds("rule 3: request .* ran in batch", 60, '[[liars]]\nkind = "careless-primary"\nserver = 0'),
+)
 def runs_more_than_once(patch):
     """A request that has run runs again when it is ordered again."""
     judge = Sessions.judge
@@ -114,7 +117,7 @@ def predicates_are_ignored(patch):
 @mutant(
     "6.2",
     ByTests("assert", ("tests/unit/bft/test_transfer.py::test_every_wrong_chunk_is_refused_and_its_sender_left_out",)),
-    BySeeds("a tree of another root", 300, '[[liars]]\nkind = "wrong-chunks"', "crash"),
+    BySeeds("a tree of another root", 300, '[[liars]]\nkind = "wrong-chunks"', ("crash",)),
 )
 def chunks_are_not_checked(patch):
     """Items of a state are installed whatever they hash to."""

@@ -62,7 +62,7 @@ def test_a_mutant_that_is_found_as_something_else_is_told() -> None:
     finding = _planted(_crash, BySeeds("rule 1", 3))
     assert (finding.verdict, finding.by) == (OTHERWISE, "seed 1")
     assert "ZeroDivisionError" in finding.words
-    assert _planted(_crash, BySeeds("ZeroDivisionError", 3, verdict="crash")).verdict == FOUND
+    assert _planted(_crash, BySeeds("ZeroDivisionError", 3, verdicts=("crash",))).verdict == FOUND
 
 
 def test_the_command_fails_when_one_is_not_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
