@@ -166,10 +166,10 @@ def _come_back(layout: Layout, away: str, writers: Writers, reached: int, second
             writers.check()
             now = monotonic()
             status = found.get(away)
-            if status is not None and status.condition is Condition.TRANSFERRING:
+            if status is not None and status.condition == Condition.TRANSFERRING:
                 fetching += now - looked
             looked = now
-            if status is not None and status.condition is Condition.SERVING and standing.in_step(found, (away,)):
+            if status is not None and status.condition == Condition.SERVING and standing.in_step(found, (away,)):
                 return _Return(began, now, fetching, missed, peaks)
             told = "no answer" if status is None else f"{status.condition}, batch {status.sequence}, {status.detail}"
             if now - began > seconds:
