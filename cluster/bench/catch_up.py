@@ -23,7 +23,6 @@ from pond.cli.answers import table
 from pond.errors import TimedOut
 from pond.protocol import Condition
 
-OBJECTS = 256
 MOST_LARGE_BYTES = 2_000_000
 """Large updates have this many bytes, or fewer where all of them together are to be less."""
 
@@ -32,9 +31,6 @@ LEAST_LARGE = 20
 
 BULK_WRITERS = 64
 WRITERS = 8
-RATE_SECONDS = 15.0
-"""For how long writers are watched before and after."""
-
 LOOK_SECONDS = 0.25
 SAY_SECONDS = 10.0
 
@@ -47,6 +43,9 @@ class Size(NamedTuple):
     updates: int
     size_bytes: int
     """Of what is written, in all."""
+    objects: int = 256
+    watch_seconds: float = 15.0
+    """For how long writers are watched before and after."""
 
     def mix(self) -> Mix:
         """Small updates, and as many large ones as it takes."""
@@ -74,7 +73,7 @@ def catch_up(size: Size = FULL, seconds: float = 1800.0, parent: Path | None = N
         layout, _ = launch.up(Path(scratch) / "cluster")
         try:
             machine = floor.measure(SMALL_BYTES, layout.directory)
-            with Stream(layout.directory, OBJECTS) as stream:
+            with Stream(layout.directory, size.objects) as stream:
                 return _measure(layout, stream, size, machine, seconds, say)
         finally:
             launch.down(layout.directory)
@@ -87,7 +86,7 @@ def _measure(layout: Layout, stream: Stream, size: Size, machine: Floor, seconds
     leads = standing.leader(layout).name
     away, other = [server.name for server in layout.servers if server.name != leads][:2]
     with stream.writers(WRITERS, mix) as writers:
-        rates["all four serve"] = _rate(stream, writers)
+        rates["all four serve"] = _rate(stream, writers, size.watch_seconds)
     launch.kill(layout.directory, (away,))
     reached = standing.furthest(layout)
     began, first = monotonic(), len(stream.done)
@@ -95,11 +94,11 @@ def _measure(layout: Layout, stream: Stream, size: Size, machine: Floor, seconds
         _write(stream, writers, size, first, away, say)
     rates["one is away, 64 writers"] = stream.rate(began, monotonic())
     with stream.writers(WRITERS, mix) as writers:
-        rates["one is away"] = _rate(stream, writers)
+        rates["one is away"] = _rate(stream, writers, size.watch_seconds)
         missed = stream.done[first:]
         back = _come_back(layout, away, writers, reached, seconds, say)
         rates["it catches up"] = stream.rate(back.began, back.ended)
-        rates["afterwards"] = _rate(stream, writers)
+        rates["afterwards"] = _rate(stream, writers, size.watch_seconds)
     views = standing.view(layout) - views
     launch.kill(layout.directory, (other,))
     say(f"reading all back without {other}")
@@ -135,9 +134,9 @@ def _measure(layout: Layout, stream: Stream, size: Size, machine: Floor, seconds
     )
 
 
-def _rate(stream: Stream, writers: Writers) -> Rate:
+def _rate(stream: Stream, writers: Writers, seconds: float) -> Rate:
     began = monotonic()
-    sleep(RATE_SECONDS)
+    sleep(seconds)
     writers.check()
     return stream.rate(began, monotonic())
 
