@@ -209,6 +209,7 @@ class WritersSaw(Answer, frozen=True, kw_only=True):
     """What writers saw while something went on. Times are those of small updates."""
 
     name: str
+    writers: int
     seconds: float
     updates: int
     per_second: float
