@@ -87,6 +87,14 @@ class BurstEnded(NamedTuple):
     now: AgreedTime
 
 
+class LinksLost(NamedTuple):
+    """The replicas that our messages reached once and do not reach now, as the links tell. A hint: nothing but time
+    rests on it."""
+
+    replicas: frozenset[ReplicaId]
+    now: AgreedTime
+
+
 class RandomBytes(NamedTuple):
     """Answer to NeedRandom. Never in a trace."""
 
@@ -96,7 +104,7 @@ class RandomBytes(NamedTuple):
         return f"RandomBytes({len(self.data)} bytes)"
 
 
-Event = Started | Received | Requested | TimerFired | BurstEnded | RandomBytes
+Event = Started | Received | Requested | TimerFired | BurstEnded | LinksLost | RandomBytes
 
 # --- effects -----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from bft.effects import (
     Effect,
     Event,
     Executed,
+    LinksLost,
     Overlay,
     Persist,
     RandomBytes,
@@ -154,6 +155,8 @@ class Replica:
                 effects = self._propose(now)
             case TimerFired(timer, now):
                 effects = self._on_timer(timer, now)
+            case LinksLost(replicas, now):
+                self.suspicion.unreachable, effects = replicas, []
             case RandomBytes(data):
                 effects, now = self.signing.on_random(data), AgreedTime(0)
             case Started(now, start):
@@ -580,7 +583,8 @@ class Replica:
             level = self.retransmission.level(self.suspicion.waited)
             alone = level < self.membership.weak or self.retransmission.behind > 0
             usual, oldest = self.requests.usual_ticks, self.requests.oldest_ticks
-            reason = self.suspicion.tick(waiting, alone, oldest, usual, self._uncertified)
+            lost = self.suspicion.lost(self.ordering.primary)
+            reason = self.suspicion.tick(waiting, alone, oldest, usual, self._uncertified, lost)
         else:
             reason = self.suspicion.tick_between(self.views.joined >= self.membership.quorum)
         if reason is None:

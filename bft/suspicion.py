@@ -8,6 +8,8 @@ counts nothing: it waits for itself. Each view that brings nothing doubles the p
 from enum import Enum
 from math import ceil
 
+from bft.types import ReplicaId
+
 TICK_SECONDS = 0.1
 """How often a replica looks whether it is stuck: a few round trips and fsyncs, so that loss costs little."""
 
@@ -28,6 +30,11 @@ request may usually wait: a primary that made each wait a little longer would ma
 
 TIMES_TYPICAL = 20
 """How many times as long as usual a batch may take. It stretches the timeout in wide areas and under heavy load."""
+
+UNREACHABLE_TICKS = 2
+"""How long something may wait while the link to the primary is broken, at least: where a process died that is known at
+once, and a link that broke for another reason is there again after this time (0.2 s) if both ends live. While nothing
+waits it means nothing: who has lost a link alone would leave alone."""
 
 STARVED = 4
 """How many timeouts a single request may wait while others run: an honest queue may be long, but not for ever."""
@@ -51,6 +58,7 @@ class Reason(Enum):
     """Why a primary is given up."""
 
     SILENT = "nothing is executed, though something waits"
+    UNREACHABLE = "the link to the primary is broken"
     IDLE = "the empty batch of an idle ring is overdue"
     STARVES = "a request waits, though others run"
     UNCERTIFIED = "no batch is certified"
@@ -62,11 +70,14 @@ class Suspicion:
 
     def __init__(self) -> None:
         self.doublings = 0
+        self.unreachable: frozenset[ReplicaId] = frozenset()
+        """Whom our messages do not reach any longer."""
         self._typical_seconds = 0.0
         self._has_run = False
         self._waiting = 0
         self._idle = 0
         self._uncertified = 0
+        self._unreachable = 0
         self._joined = 0
 
     @property
@@ -74,6 +85,10 @@ class Suspicion:
         """Ticks that anything may take in this view."""
         seconds = min(max(LEAST_SECONDS, TIMES_TYPICAL * self._typical_seconds), MOST_SECONDS)
         return ceil(seconds / TICK_SECONDS) << self.doublings
+
+    def lost(self, primary: ReplicaId) -> bool:
+        """Whether the link to the primary broke, and is not there again."""
+        return primary in self.unreachable
 
     def took(self, seconds: float) -> None:
         """A batch took so long from its proposal to its execution here."""
@@ -83,7 +98,7 @@ class Suspicion:
     def executed(self, fresh: bool) -> None:
         """A batch ran; a fresh one, which this view's primary proposed, shows that it does its work."""
         self._has_run = True
-        self._waiting = self._idle = 0
+        self._waiting = self._idle = self._unreachable = 0
         if fresh:
             self.doublings = 0
 
@@ -94,11 +109,11 @@ class Suspicion:
     def view_left(self) -> None:
         """A view is given up: have more patience with the next."""
         self.doublings = min(self.doublings + 1, MOST_DOUBLINGS)
-        self._waiting = self._idle = self._uncertified = self._joined = 0
+        self._waiting = self._idle = self._uncertified = self._unreachable = self._joined = 0
 
     def view_began(self) -> None:
         """A view begins; what waits begins to wait anew."""
-        self._waiting = self._idle = self._uncertified = self._joined = 0
+        self._waiting = self._idle = self._uncertified = self._unreachable = self._joined = 0
 
     @property
     def waited(self) -> int:
@@ -111,16 +126,25 @@ class Suspicion:
         return self._idle > IDLE_SECONDS / TICK_SECONDS
 
     def tick(
-        self, waiting: bool, alone: bool, oldest_ticks: int, usual_ticks: float, uncertified: bool
+        self,
+        waiting: bool,
+        alone: bool,
+        oldest_ticks: int,
+        usual_ticks: float,
+        uncertified: bool,
+        unreachable: bool = False,
     ) -> Reason | None:
         """In a view: whether to leave it. `alone` says that others may be further; `oldest_ticks` how long the oldest
-        request waits in this view, `usual_ticks` how long those that ran lately did: a long queue is no starvation."""
+        request waits in this view, `usual_ticks` how long those that ran lately did: a long queue is no starvation.
+        `unreachable`: the link to the primary broke, and is not there again."""
         self._waiting = self._waiting + 1 if waiting else 0
         self._idle += 1
         self._uncertified = self._uncertified + 1 if uncertified else 0
-        patience: float = self.patience
-        if alone:
-            patience += DOUBT_SECONDS / TICK_SECONDS
+        self._unreachable = self._unreachable + 1 if unreachable and (waiting or uncertified) else 0
+        doubt = DOUBT_SECONDS / TICK_SECONDS if alone else 0
+        patience = self.patience + doubt
+        if self._unreachable > (UNREACHABLE_TICKS << self.doublings) + doubt:
+            return Reason.UNREACHABLE
         if self._waiting > patience:
             return Reason.SILENT
         if not self._has_run:

@@ -209,3 +209,53 @@ class Recovery(Answer, frozen=True, kw_only=True):
 
     floor: dict[str, Floor]
     results: list[Recovered]
+
+
+class WritersSaw(Answer, frozen=True, kw_only=True):
+    """What writers saw while something went on. Times are those of small updates."""
+
+    name: str
+    writers: int
+    seconds: float
+    updates: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    longest_gap_ms: float
+    """The longest time without an update acknowledged."""
+
+
+class ServerMemory(Answer, frozen=True, kw_only=True):
+    """The most memory that a server took while one caught up."""
+
+    name: str
+    returned: bool
+    """Whether it is the one that came back."""
+    resident_bytes: int
+    """With pages of its file, which the kernel takes back when it needs them."""
+    anonymous_bytes: int
+    """What it allocated itself."""
+
+
+class CatchUp(Answer, frozen=True, kw_only=True):
+    """`bench catch-up`. The floor is that of one small write."""
+
+    floor: Floor
+    missed_updates: int
+    missed_batches: int
+    missed_bytes: int
+    """Of what these updates wrote, before encryption."""
+    seconds: float
+    """From the start of the server until it serves and is in step."""
+    fetching_seconds: float
+    """How much of that it said that it fetches a state."""
+    bytes_per_second: float
+    """Missed bytes by these seconds."""
+    memory: list[ServerMemory]
+    writers: list[WritersSaw]
+    views: int
+    """Views that began."""
+    unknown: int
+    """Updates that were given up after a minute; they may be there or not."""
+    lost: int
+    """Objects that do not have what was acknowledged last. Must be 0."""

@@ -49,3 +49,32 @@ def recovery(seconds: float, only: str | None, as_json: bool) -> None:
 
     measured = measure(seconds, only)
     show(measured, in_words(measured), as_json)
+
+
+@bench.command("catch-up")
+@click.option(
+    "--updates",
+    type=click.IntRange(1000, 1_000_000),
+    default=100_000,
+    show_default=True,
+    help="How many a server is to miss.",
+)
+@click.option(
+    "--megabytes",
+    type=click.IntRange(0, 100_000),
+    default=1000,
+    show_default=True,
+    help="How much these write in all.",
+)
+@json_option
+def catch_up(updates: int, megabytes: int, as_json: bool) -> None:
+    """How a server that missed very much catches up with a ring under load; takes about a quarter of an hour.
+
+    Starts a ring of four in the temporary directory, which takes five times as much room as what is written, and stops
+    it again. What writers see and what memory servers take is told beside what both are when nothing is wrong.
+    """
+    from cluster.bench.catch_up import Size, in_words
+    from cluster.bench.catch_up import catch_up as measure
+
+    measured = measure(Size(updates, megabytes * 1_000_000), say=lambda line: click.echo(line, err=True))
+    show(measured, in_words(measured), as_json)

@@ -37,14 +37,24 @@ def wait_until_in_step(layout: Layout, names: tuple[str, ...], seconds: float) -
     began = monotonic()
     while True:
         found = statuses(layout)
-        furthest = max((status.sequence for status in found.values()), default=0)
-        highest = max((status.view for status in found.values()), default=0)
-        if all(name in found and _in_step(found[name], furthest, highest) for name in names):
+        if in_step(found, names):
             return monotonic() - began
         if monotonic() - began > seconds:
             stand = ", ".join(f"{name}: view {said.view}, batch {said.sequence}" for name, said in found.items())
             raise TimedOut(f"{', '.join(names)} not in step after {seconds:g} s ({stand})")
         sleep(AGAIN_SECONDS)
+
+
+def furthest(layout: Layout) -> int:
+    """The highest batch that a server has executed."""
+    return max((status.sequence for status in statuses(layout).values()), default=0)
+
+
+def in_step(found: dict[str, ServerStatus], names: tuple[str, ...]) -> bool:
+    """Whether these servers are in the view of the others and in step with them, by what all said at one time."""
+    furthest = max((status.sequence for status in found.values()), default=0)
+    highest = max((status.view for status in found.values()), default=0)
+    return all(name in found and _in_step(found[name], furthest, highest) for name in names)
 
 
 def _in_step(status: ServerStatus, furthest: int, highest: int) -> bool:

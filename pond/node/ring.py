@@ -10,6 +10,7 @@ from bft.effects import (
     AnswerClient,
     BurstEnded,
     Effect,
+    LinksLost,
     NewCertificate,
     Persist,
     RandomBytes,
@@ -143,6 +144,15 @@ class RingServer:
     def on_random(self, data: bytes) -> list[Effect | ToClient]:
         """Random bytes that were asked for."""
         return self._translate(self.replica.step(RandomBytes(data)))
+
+    @property
+    def unreachable(self) -> frozenset[ReplicaId]:
+        """The replicas that this server's messages do not reach any longer, as far as it was told."""
+        return self.replica.suspicion.unreachable
+
+    def links_lost(self, replicas: frozenset[ReplicaId], now: AgreedTime) -> list[Effect | ToClient]:
+        """Whom the links that were once there do not reach now."""
+        return self._translate(self.replica.step(LinksLost(replicas, now)))
 
     def burst_ended(self, now: AgreedTime) -> list[Effect | ToClient]:
         """Nothing more to read for now."""

@@ -75,6 +75,9 @@ RESERVE_SHARE = 10
 """Room that is kept for ordering, or this part of the quota where that is less: uploads must leave it free. A server
 whose disk was full comes back when half of it is free, so that it does not step aside again at once."""
 
+LINKS_SECONDS = 0.1
+"""How often a server looks whether its links to peers are there: as often as it looks whether it is stuck."""
+
 ELSEWHERE_MS = 5000
 """When a client that was sent elsewhere may come again."""
 
@@ -164,6 +167,7 @@ class Server:
         self._has_served = False
         self._alive_since = 0.0
         self._look_seconds = LOOK_SECONDS
+        self._reached: frozenset[int] = frozenset()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; what was acknowledged is on disk when this returns.
@@ -195,6 +199,7 @@ class Server:
         except OSError as error:
             raise Unavailable(f"{error}: another program has the port; stop it, or start this server later") from None
         self._peers.set_members(self._members)
+        self._look_at_links()
 
     def _stop(self) -> None:
         if not self._stopped.done():
@@ -362,6 +367,15 @@ class Server:
     def _refused(self, sender: object, reason: str) -> None:
         self._metrics.rejected.labels(re.sub(r"\d+", "N", reason.partition(":")[0])).inc()
         self._log.warning("refused", sender=str(sender), reason=reason)
+
+    def _look_at_links(self) -> None:
+        """A peer that was reached and is not any longer may have died: the core hears of it."""
+        reached = self._peers.connected
+        self._reached |= reached
+        lost = frozenset(map(ReplicaId, self._reached - reached))
+        if self._life is not None and lost != self._life.core.unreachable:
+            self._life.take(self._life.core.links_lost, lost, wall_clock())
+        self._loop.call_later(LINKS_SECONDS, self._look_at_links)
 
     # --- what goes out ---------------------------------------------------------------------------------------------
 

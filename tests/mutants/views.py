@@ -5,6 +5,7 @@ from bft.batches import NULL
 from bft.checkpoints import Checkpoints
 from bft.messages import NewView
 from bft.new_view import Decision, _Told, decide
+from bft.suspicion import Suspicion
 from bft.view_change import ViewChanges
 from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
 
@@ -136,3 +137,20 @@ def checkpoints_without_proof(patch):
 def joins_on_f(patch):
     """f replicas can make all others leave their view."""
     one_less(patch, ViewChanges, "to_join", "weak")
+
+
+@mutant(
+    "4.5",
+    ByTests(
+        "assert",
+        ("tests/paper/test_liveness.py::test_a_link_that_is_broken_for_one_alone_costs_nobody_the_view",),
+    ),
+)
+def broken_link_counts_while_nothing_waits(patch):
+    """Who has lost its link to the primary alone leaves an idle ring's view alone, and votes no longer."""
+    tick = Suspicion.tick
+
+    def lonely(self, waiting, alone, oldest_ticks, usual_ticks, uncertified, unreachable=False):
+        return tick(self, waiting or unreachable, alone, oldest_ticks, usual_ticks, uncertified, unreachable)
+
+    patch.setattr(Suspicion, "tick", lonely)

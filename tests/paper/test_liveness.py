@@ -2,7 +2,7 @@
 
 import pytest
 
-from bft.effects import Effect, Requested, ViewChanged
+from bft.effects import Effect, LinksLost, Requested, ViewChanged
 from bft.messages import (
     Certified,
     Commit,
@@ -24,6 +24,7 @@ from bft.suspicion import (
     TICK_SECONDS,
     TIMES_TYPICAL,
     UNCERTIFIED_SECONDS,
+    UNREACHABLE_TICKS,
     Reason,
     Suspicion,
 )
@@ -192,6 +193,57 @@ def test_a_dead_primary_is_replaced_and_the_request_runs() -> None:
     assert whys[0] == Reason.SILENT.value
     assert len(ring.answers) == 3
     assert all(answer.certificate is not None for answer in ring.answers)
+
+
+def test_a_primary_whose_links_broke_is_replaced_at_once() -> None:
+    ring = Ring()
+    ring.pass_time(1.5)
+    whys = left_because(ring)
+    ring.crash(ReplicaId(0))
+    for identity in (1, 2, 3):
+        ring.step(ReplicaId(identity), LinksLost(frozenset({ReplicaId(0)}), ring.now))
+    ask(ring, Client(), b"x", to=(1, 2, 3))
+    ring.pass_time(0.45)
+    assert views(ring)[1:] == [(1, True)] * 3
+    assert whys[0] == Reason.UNREACHABLE.value
+    assert len(ring.answers) == 3
+
+
+@pytest.mark.parametrize("lonely", [1, 3])
+@pytest.mark.parametrize("every_seconds", [0.2, 1.7, 60.0])
+def test_a_link_that_is_broken_for_one_alone_costs_nobody_the_view(lonely: int, every_seconds: float) -> None:
+    ring = Ring()
+    client = Client()
+    ring.pass_time(1.5)
+    ring.step(ReplicaId(lonely), LinksLost(frozenset({ReplicaId(0)}), ring.now))
+    ring.drops = lambda sender, to, message: (sender, to) == (lonely, 0)
+    for i in range(5):
+        ask(ring, client, b"%d " % i)
+        ring.pass_time(every_seconds)
+    assert views(ring) == [(0, True)] * 4
+
+
+def test_a_link_that_breaks_and_is_there_again_changes_nothing() -> None:
+    ring = Ring()
+    ring.pass_time(1.5)
+    for _ in range(20):
+        for identity in (1, 2, 3):
+            ring.step(ReplicaId(identity), LinksLost(frozenset({ReplicaId(0)}), ring.now))
+        ring.pass_time(0.2)
+        for identity in (1, 2, 3):
+            ring.step(ReplicaId(identity), LinksLost(frozenset(), ring.now))
+        ring.pass_time(0.1)
+    assert views(ring) == [(0, True)] * 4
+
+
+def test_patience_with_broken_links_doubles_too() -> None:
+    suspicion = running()
+    assert waits(suspicion, Reason.UNREACHABLE, unreachable=True, waiting=True) == UNREACHABLE_TICKS + 1
+    suspicion.view_left()
+    suspicion.view_began()
+    assert waits(suspicion, Reason.UNREACHABLE, unreachable=True, waiting=True) == 2 * UNREACHABLE_TICKS + 1
+    lonely = waits(running(), Reason.UNREACHABLE, unreachable=True, uncertified=True, alone=True)
+    assert lonely > DOUBT_SECONDS / TICK_SECONDS
 
 
 def test_a_dead_primary_is_replaced_also_when_nobody_asks_for_anything() -> None:

@@ -10,6 +10,7 @@ from time import monotonic
 
 import pytest
 
+from bft.suspicion import Reason
 from cluster import launch
 from cluster.check import standing
 from cluster.check.workload import Judged, Workload
@@ -78,6 +79,8 @@ def test_a_killed_primary_is_replaced_while_it_is_down(layout):
 
     judged = under_load(layout, "replaced", hurt)
     assert judged.faultless, judged
+    logs = "".join(server.log.read_text() for server in layout.servers)
+    assert Reason.UNREACHABLE.value in logs, "no server missed its link to the primary before it missed batches"
 
 
 def test_whoever_leads_is_killed_every_three_seconds(layout):
