@@ -21,7 +21,7 @@ from pond.protocol import Question, Reply
 
 EVENTS = (
     "start|crash|disk|failed|pause|resume|lost|down|cut|mend|clog|overflow|undecodable|clock|frozen|amnesia|flip|late|"
-    "executed|jumped|healed|fate|power fails|slow disk|ran|seen"
+    "links lost|executed|jumped|healed|fate|power fails|slow disk|ran|seen"
 ).split("|")
 """What faults, recoveries and clients leave in a trace. Jumped: a state was taken over, not computed on the spot."""
 

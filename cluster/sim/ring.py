@@ -142,6 +142,7 @@ class Scenario:
             self.reached,
             decode_message if self.unshared else lru_cache(DECODED)(decode_message),
             decode_question if self.unshared else lru_cache(DECODED)(decode_question),
+            set(),
         )
         clocks, error = self.kernel.random("clocks"), manifest.clock.error_seconds
         self.servers = [

@@ -33,6 +33,9 @@ from cluster.sim.trace import Trace
 from pond.node.ring import RingServer, ToClient
 from pond.protocol import Question
 
+LINKS_SECONDS = 0.1
+"""How often a process looks which of its links are there."""
+
 LAZY_SYNC_SECONDS = 1.0
 """How long what was stored without being persisted waits for a sync of its own."""
 
@@ -46,7 +49,7 @@ decode_message: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).de
 decode_question: Callable[[bytes], Question] = msgspec.msgpack.Decoder(Question).decode
 _encode = msgspec.msgpack.Encoder().encode
 
-_PEER, _CLIENT, _TIMER, _RANDOM = range(4)
+_PEER, _CLIENT, _TIMER, _RANDOM, _LINKS = range(5)
 _SENDING = frozenset((Send, Broadcast, ToClient))
 
 Effects = list[Effect | ToClient]
@@ -92,6 +95,8 @@ class Surroundings(NamedTuple):
     """(kind, name) of what came up: messages, refusals, points in the life of a batch."""
     decode_message: Callable[[bytes], Message]
     decode_question: Callable[[bytes], Question]
+    silent: set[ReplicaId]
+    """Those that went down with their machines: nobody has closed their links."""
 
 
 class Server:
@@ -135,6 +140,7 @@ class Server:
         self._failing = ""
         """How the disk fails: at the next use the process steps aside."""
         self._frozen_at: float | None = None
+        self._reached: frozenset[ReplicaId] = frozenset()
 
     # --- life and death --------------------------------------------------------------------------------------------
 
@@ -176,6 +182,9 @@ class Server:
             self._give_up(error)
             return
         self._around.network.attach(self.identity, self._receive)
+        self._around.silent.discard(self.identity)
+        self._reached = frozenset()
+        self._look_at_links(self.starts)
         self._around.watcher.started(self)
         self._busy = True
         self._gather(effects)
@@ -196,6 +205,8 @@ class Server:
         self._core = None
         self._dies_after = None
         self._around.network.detach(self.identity)
+        if self._choices.random() < 0.5:
+            self._around.silent.add(self.identity)
         lost = self.disk.crash(self._choices, self._around.disk.unsynced)
         self._around.trace.note("crash", self.identity, lost)
 
@@ -260,6 +271,18 @@ class Server:
         if start == self.starts and self._core is not None:
             self._take(_TIMER, 0, timer)
 
+    def _look_at_links(self, start: int) -> None:
+        if start != self.starts or self._core is None:
+            return
+        network, silent = self._around.network, self._around.silent
+        linked = frozenset(peer for peer in self._peers if peer in network or peer in silent)
+        self._reached |= linked
+        lost = self._reached - linked
+        if lost != self._core.unreachable:
+            self._around.trace.note("links lost", self.identity, str(sorted(lost)))
+            self._take(_LINKS, 0, lost)
+        self._kernel.after(LINKS_SECONDS, self._look_at_links, start)
+
     def _take(self, what: int, sender: int, content: Any) -> None:
         if len(self._inbox) >= INBOX:
             self._around.trace.note("overflow", self.identity)
@@ -293,6 +316,8 @@ class Server:
                     effects = core.on_client(sender, content, now)
                 elif what == _TIMER:
                     effects = core.on_timer(content, now)
+                elif what == _LINKS:
+                    effects = core.links_lost(content, now)
                 else:
                     effects = core.on_random(content)
                 if effects:

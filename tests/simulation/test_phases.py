@@ -14,6 +14,7 @@ SMALL = "sizes.operations = 60\nsizes.clients = 5\n"
 
 FAULTS = {
     "crash": "process.crashes = { every_seconds = 0.05, seconds = 0.1 }",
+    "links lost": "process.crashes = { every_seconds = 0.1, seconds = 0.3 }",
     "power fails": "process.outage = { after_seconds = 0.02, seconds = 0.1 }",
     "resume": "process.pauses = { every_seconds = 0.05, seconds = 0.1 }",
     "start": "process.rolling = { seconds = 0.05, pause_seconds = 0.01 }",
