@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from cluster.answers import Coverage, FailedSeed, SimulatedRing, Smallest
+from cluster.answers import Coverage, FailedSeed, SimulatedRing, Smallest, Splits
 from cluster.faults.manifest import dump
 from cluster.sim import coverage
 from cluster.sim.jobs import Plan
 from cluster.sim.ring import Run
 from cluster.sim.shrink import Shrunk
+from cluster.sim.split import Split
 
 STORY_LINES = 60
 
@@ -42,7 +43,22 @@ def answer(plan: Plan, seeds: range, runs: Sequence[Run], seconds: float, smalle
             manifest=dump(smallest.run.manifest),
             tried=smallest.tried,
         ),
+        splits=_splits([run.split for run in runs if run.split is not None]),
         failures=[_failure(plan, run) for run in runs if run.what],
+    )
+
+
+def _splits(splits: Sequence[Split]) -> Splits | None:
+    if not splits:
+        return None
+    progress = [split.progress_seconds for split in splits if split.progress_seconds is not None]
+    in_step = [split.in_step_seconds for split in splits if split.in_step_seconds is not None]
+    return Splits(
+        runs=len(splits),
+        commits=max(split.commits for split in splits),
+        longest_gap_seconds=round(max(split.longest_gap_seconds for split in splits), 3),
+        progress_seconds=round(max(progress), 3) if progress else None,
+        in_step_seconds=round(max(in_step), 3) if in_step else None,
     )
 
 
@@ -70,6 +86,8 @@ def in_words(answer: SimulatedRing) -> str:
     if answer.runs > 1:
         lines += coverage.in_words(coverage.Reached(row.kind, row.name, row.times, row.runs) for row in answer.coverage)
         lines.append("")
+    if answer.splits is not None:
+        lines += [_splits_in_words(answer.splits), ""]
     good = answer.runs - len(answer.failures)
     lines += [
         f"{good} of {answer.runs} runs as promised: {answer.operations} operations in {answer.batches} batches,"
@@ -79,6 +97,16 @@ def in_words(answer: SimulatedRing) -> str:
         f"{answer.seconds:.1f} s, {answer.seeds_per_second:.1f} seeds a second. Trace {answer.trace[:16]}",
     ]
     return "\n".join(lines)
+
+
+def _splits_in_words(splits: Splits) -> str:
+    progress = "never" if splits.progress_seconds is None else f"within {splits.progress_seconds:.3f} s"
+    in_step = "never" if splits.in_step_seconds is None else f"within {splits.in_step_seconds:.3f} s"
+    return (
+        f"Split in two in {splits.runs} runs: at most {splits.commits} batches meanwhile that were not under way at the"
+        f" cut,\n{splits.longest_gap_seconds:.3f} s at most without an update; after healing, updates again"
+        f" {progress}, all servers in step {in_step}."
+    )
 
 
 def _smallest_in_words(smallest: Smallest) -> list[str]:

@@ -37,6 +37,8 @@ from cluster.sim.network import Network
 from cluster.sim.server import DECODED, Server, decode_message, decode_question
 from cluster.sim.server import Surroundings as ServerSurroundings
 from cluster.sim.shared import SharedService, shared_work
+from cluster.sim.split import Split
+from cluster.sim.split import figures as split_figures
 from cluster.sim.trace import Observe, Trace
 from cluster.sim.watch import Violation, Watch
 from cluster.sim.weather import Weather, choose_faulty
@@ -96,6 +98,7 @@ class Run:
     duplicated: int = 0
     checked: int = 0
     """Operations that the linearizability of the history rests on."""
+    split: Split | None = None
     virtual_seconds: float = 0.0
     seconds: float = 0.0
     trace: str = ""
@@ -149,6 +152,8 @@ class Scenario:
         if self.faulty.rotten is not None:
             self.servers[self.faulty.rotten].rotten = True
         self.weather = Weather(manifest, self.kernel, self.network, self.trace, self.servers, self.faulty)
+        self._healed_at: float | None = None
+        self._in_step_at: float | None = None
         self._make_clients()
 
     def _right_time(self) -> int:
@@ -242,7 +247,9 @@ class Scenario:
             self.kernel.create_task(client.run(each + (number < extra))) for number, client in enumerate(self.clients)
         ]
         self.weather.begin()
+        over = self.kernel.create_task(self._until_split_is_over())
         await asyncio.wait(clients, timeout=sizes.phase_seconds, return_when=asyncio.FIRST_EXCEPTION)
+        await over
         core = self.weather.choose_core()
         self.weather.shelter(core)
         self.weather.abandon(server.identity for server in self.servers if server.identity not in core)
@@ -261,6 +268,30 @@ class Scenario:
         if ending.converge and core != correct:
             self.weather.shelter(correct)
             await self._converge(correct)
+
+    async def _until_split_is_over(self) -> None:
+        """Wait until the split of the manifest has healed, and from then on note when all servers are in step again."""
+        split, began = self.manifest.network.split, self.weather.split_at
+        if split is None:
+            return
+        assert began is not None
+        await self._wait(max(0.0, began + split.seconds - self.kernel.now))
+        self._healed_at = EPOCH_SECONDS + began + split.seconds
+        self.kernel.create_task(self._until_in_step(max(self.watch.claims, default=0)))
+
+    async def _until_in_step(self, target: int) -> None:
+        while any(not server.up or server.core.replica.execution.executed < target for server in self.servers):
+            await self._wait(0.01)
+        self._in_step_at = self._right_time() / 1e6
+
+    @property
+    def split(self) -> Split | None:
+        """What the manifest's split came to, once it is over."""
+        if self._healed_at is None:
+            return None
+        assert self.weather.split_at is not None
+        cut_at = EPOCH_SECONDS + self.weather.split_at
+        return split_figures(self.watch.commits, cut_at, self._healed_at, self._in_step_at)
 
     async def _converge(self, members: Iterable[int]) -> None:
         """These servers run all that any of them has run, and hold what every version needs."""
@@ -336,6 +367,7 @@ def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> R
     run.crashes = scenario.weather.crashes
     run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
     run.virtual_seconds = scenario.kernel.now
+    run.split = scenario.split
     run.trace = scenario.trace.digest
     run.reached = scenario.reached
     run.reached.update({("lie", kind): times for kind, times in scenario.lies.items()})
