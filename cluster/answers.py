@@ -184,6 +184,10 @@ class SimulatedRing(Answer, frozen=True, kw_only=True):
     coverage: list[Coverage]
     smallest: Smallest | None
     """Null without `--shrink`."""
+    rounds: int
+    """Power failures at points of their own (`rounds` in a manifest)."""
+    resumed_seconds: float
+    """From power coming back to the next update, at most."""
     splits: Splits | None
     """Null when no ring was split in two (`network.split` in a manifest)."""
     failures: list[FailedSeed]

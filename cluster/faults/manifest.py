@@ -151,6 +151,16 @@ class Outage(_Section, frozen=True):
     seconds: Lasting
 
 
+class Rounds(_Section, frozen=True):
+    """Power failures one after another, each at a point of its own (`cluster.sim.rounds`): before or after a sync for
+    one kind of message, or at any instant, of one server or all. Service must resume after each, or the run fails, so
+    other faults go beside them only as far as they leave a quorum. Clients go on until the last."""
+
+    count: Count
+    seconds: Lasting
+    """How long power is away."""
+
+
 class Rolling(_Section, frozen=True):
     """All servers are restarted in turn: each is down for `seconds`, with `pause_seconds` between them."""
 
@@ -276,6 +286,7 @@ class Manifest(_Section, frozen=True):
     process: Process = Process()
     clock: Clock = Clock()
     liars: list[Lie] = []
+    rounds: Rounds | None = None
     ending: Ending = Ending()
 
     @property

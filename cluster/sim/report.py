@@ -43,6 +43,8 @@ def answer(plan: Plan, seeds: range, runs: Sequence[Run], seconds: float, smalle
             manifest=dump(smallest.run.manifest),
             tried=smallest.tried,
         ),
+        rounds=sum(run.rounds.total() for run in runs),
+        resumed_seconds=round(max((run.resumed_seconds for run in runs), default=0.0), 3),
         splits=_splits([run.split for run in runs if run.split is not None]),
         failures=[_failure(plan, run) for run in runs if run.what],
     )
@@ -86,6 +88,12 @@ def in_words(answer: SimulatedRing) -> str:
     if answer.runs > 1:
         lines += coverage.in_words(coverage.Reached(row.kind, row.name, row.times, row.runs) for row in answer.coverage)
         lines.append("")
+    if answer.rounds:
+        lines += [
+            f"Power failed {answer.rounds} times, and was back for {answer.resumed_seconds:.3f} s at most when the next"
+            " update ran.",
+            "",
+        ]
     if answer.splits is not None:
         lines += [_splits_in_words(answer.splits), ""]
     good = answer.runs - len(answer.failures)

@@ -34,6 +34,7 @@ from cluster.sim import limits
 from cluster.sim.cheap import CheapScheme, CheapSigner, CheapVerifier, Ledger, NonceReused
 from cluster.sim.kernel import Kernel, OutOfTime, Stuck
 from cluster.sim.network import Network
+from cluster.sim.rounds import Point, Rounds
 from cluster.sim.server import DECODED, Server, decode_message, decode_question
 from cluster.sim.server import Surroundings as ServerSurroundings
 from cluster.sim.shared import SharedService, shared_work
@@ -99,6 +100,10 @@ class Run:
     checked: int = 0
     """Operations that the linearizability of the history rests on."""
     split: Split | None = None
+    rounds: Counter[Point] = field(default_factory=Counter)
+    """How often power failed, by the point at which."""
+    resumed_seconds: float = 0.0
+    """From power coming back to the next update, at most."""
     virtual_seconds: float = 0.0
     seconds: float = 0.0
     trace: str = ""
@@ -152,6 +157,8 @@ class Scenario:
         if self.faulty.rotten is not None:
             self.servers[self.faulty.rotten].rotten = True
         self.weather = Weather(manifest, self.kernel, self.network, self.trace, self.servers, self.faulty)
+        spec = manifest.rounds
+        self.rounds = Rounds(spec, self.kernel, self.trace, self.servers, self.watch) if spec is not None else None
         self._healed_at: float | None = None
         self._in_step_at: float | None = None
         self._make_clients()
@@ -233,6 +240,7 @@ class Scenario:
             self._replayer.overhear,
         )
         self.clients = [Client(number, around) for number in range(sizes.clients)]
+        self._reader = Client(sizes.clients, around)
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
@@ -244,12 +252,14 @@ class Scenario:
         await self._wait(self.manifest.habits.head_start_seconds)
         each, extra = divmod(sizes.operations, len(self.clients))
         clients = [
-            self.kernel.create_task(client.run(each + (number < extra))) for number, client in enumerate(self.clients)
+            self.kernel.create_task(client.run(each + (number < extra), self._rounds_go_on))
+            for number, client in enumerate(self.clients)
         ]
         self.weather.begin()
         over = self.kernel.create_task(self._until_split_is_over())
         await asyncio.wait(clients, timeout=sizes.phase_seconds, return_when=asyncio.FIRST_EXCEPTION)
         await over
+        await self._until_rounds_are_over(clients)
         core = self.weather.choose_core()
         self.weather.shelter(core)
         self.weather.abandon(server.identity for server in self.servers if server.identity not in core)
@@ -268,6 +278,19 @@ class Scenario:
         if ending.converge and core != correct:
             self.weather.shelter(correct)
             await self._converge(correct)
+        if self.rounds is not None:
+            await self._reader.read_back(outcome for client in self.clients for outcome in client.acknowledged)
+
+    def _rounds_go_on(self) -> bool:
+        return self.rounds is not None and not self.rounds.over
+
+    async def _until_rounds_are_over(self, clients: list["asyncio.Task[None]"]) -> None:
+        """Strike, while clients go on; whoever fails ends it."""
+        if self.rounds is not None:
+            rounds = self.kernel.create_task(self.rounds.play())
+            await asyncio.wait([rounds, *clients], return_when=asyncio.FIRST_EXCEPTION)
+            if rounds.done():
+                rounds.result()
 
     async def _until_split_is_over(self) -> None:
         """Wait until the split of the manifest has healed, and from then on note when all servers are in step again."""
@@ -368,6 +391,10 @@ def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> R
     run.messages, run.lost, run.duplicated = counters.sent, counters.lost, counters.duplicated
     run.virtual_seconds = scenario.kernel.now
     run.split = scenario.split
+    if scenario.rounds is not None:
+        run.rounds = scenario.rounds.done
+        run.crashes += scenario.rounds.crashes
+        run.resumed_seconds = scenario.rounds.longest_seconds
     run.trace = scenario.trace.digest
     run.reached = scenario.reached
     run.reached.update({("lie", kind): times for kind, times in scenario.lies.items()})
