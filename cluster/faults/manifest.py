@@ -153,8 +153,8 @@ class Outage(_Section, frozen=True):
 
 class Rounds(_Section, frozen=True):
     """Power failures one after another, each at a point of its own (`cluster.sim.rounds`): before or after a sync for
-    one kind of message, or at any instant, of one server or all. Service must resume after each, or the run fails, so
-    other faults go beside them only as far as they leave a quorum. Clients go on until the last."""
+    one kind of message, or at any instant, of one server or all. Service must resume after each, so nothing else takes
+    servers down. Clients go on until the last."""
 
     count: Count
     seconds: Lasting
@@ -315,6 +315,10 @@ class Manifest(_Section, frozen=True):
                 raise ManifestError(f"network.split: servers are 0 to {sizes.servers - 1}")
             if len(set(split.servers)) == sizes.servers:
                 raise ManifestError("network.split.servers: somebody must be on the other side")
+        process, disk = self.process, self.disk
+        others = (process.crashes, process.outage, process.pauses, process.rolling, process.amnesia)
+        if self.rounds is not None and any((*others, disk.errors, disk.full, disk.flips)):
+            raise ManifestError("rounds: nothing else may take servers down beside them")
         table = self.network.table_seconds
         if table is not None and (not table or any(len(row) != len(table) for row in table)):
             raise ManifestError("network.table_seconds: one row, and one column, for each site")

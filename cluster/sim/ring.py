@@ -100,6 +100,7 @@ class Run:
     checked: int = 0
     """Operations that the linearizability of the history rests on."""
     split: Split | None = None
+    """What a ring in two did; None when it was never parted for its time."""
     rounds: Counter[Point] = field(default_factory=Counter)
     """How often power failed, by the point at which."""
     resumed_seconds: float = 0.0
@@ -257,9 +258,9 @@ class Scenario:
         ]
         self.weather.begin()
         over = self.kernel.create_task(self._until_split_is_over())
+        await self._until_rounds_are_over(clients)
         await asyncio.wait(clients, timeout=sizes.phase_seconds, return_when=asyncio.FIRST_EXCEPTION)
         await over
-        await self._until_rounds_are_over(clients)
         core = self.weather.choose_core()
         self.weather.shelter(core)
         self.weather.abandon(server.identity for server in self.servers if server.identity not in core)

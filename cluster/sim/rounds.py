@@ -102,14 +102,14 @@ class Rounds:
             point = POINTS[(first + number) % len(POINTS)]
             self._trace.note("round", point.role, point.sync, point.after, point.everyone)
             await self._strike(point)
-            await self._wait(self._choices.expovariate(1.0) * self._spec.seconds)
+            await asyncio.sleep(self._choices.expovariate(1.0) * self._spec.seconds)
             await self._go_on(point)
             self.done[point] += 1
         self.over = True
 
     async def _strike(self, point: Point) -> None:
         if point.sync == "instant":
-            await self._wait(self._choices.random() * MOST_INSTANT_SECONDS)
+            await asyncio.sleep(self._choices.random() * MOST_INSTANT_SECONDS)
             self._kill(self._choices.choice(self._having(point.role)), point)
             return
         if point.sync in OF_VIEWS:
@@ -160,11 +160,8 @@ class Rounds:
         while not any(batch.updates for batch in self._watch.commits[mark:]):
             if self._kernel.now > began + PATIENCE_SECONDS:
                 raise OutOfTime(f"no update ran in {PATIENCE_SECONDS:g} s after a power failure: {point}")
-            await self._wait(LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
         self.longest_seconds = max(self.longest_seconds, self._kernel.now - began)
-
-    async def _wait(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 def _kinds(held: Sequence[Outgoing]) -> set[str]:

@@ -46,7 +46,7 @@ def test_a_thousand_rounds_at_every_sync_point_and_at_any_instant():
     assert struck.total() == 1000
     assert set(struck) == set(POINTS)
     assert min(struck.values()) >= 10, "each point"
-    assert sum(run.operations for run in runs) > 5000
+    assert sum(run.operations for run in runs) > 2000
     slowest = max(run.resumed_seconds for run in runs)
     print(f"{struck.total()} rounds at {len(struck)} points, an update within {slowest:.3f} s after each")
 

@@ -66,6 +66,7 @@ def test_every_fault_is_on_in_some_seeds_and_off_in_others():
         ("[network.split]\nafter_seconds=1\nseconds=1\nservers=[0,1,2,3]", "somebody must be on the other side"),
         ("[network.split]\nafter_seconds=1\nseconds=1\nservers=[4]", "network.split: servers are 0 to 3"),
         ("[network.split]\nafter_seconds=1\nseconds=1\nservers=[]", "network.split.servers: Expected `array`"),
+        ("rounds = {count=1, seconds=1}\n[disk]\nfull = {every_seconds=1, seconds=1}", "rounds: nothing else"),
         ("[sizes]\nservers = 5", "4, 7, 10"),
         ("[limits]\ninterval = 4", "interval and window"),
         ("[[liars]]\nkind = 'silent'\n[[liars]]\nkind = 'silent'", "4 servers stand 1"),
