@@ -2,6 +2,7 @@
 
 `data-directories/N.tar.xz` holds a whole cluster: public file, keys, four servers' stores, and an exported bundle
 beside it. `N.json` says what is in it. The keys were made for these tests and protect nothing.
+The storage engine's files are those of a machine with 64-bit words, little-endian.
 
 When a stored format changes, a new directory is made beside the old ones, which stay as they are: what cannot read them
 is a bug. `python -m tests.vectors.data_directories N` makes one with the code as it is, and refuses a number that is
