@@ -148,6 +148,20 @@ class Smallest(Answer, frozen=True, kw_only=True):
     """Runs that it took to find."""
 
 
+class Splits(Answer, frozen=True, kw_only=True):
+    """What rings did that were split in two. Null is what no run came to."""
+
+    runs: int
+    commits: int
+    """Batches that ran while the ring was split, beyond what was under way at the cut; of the run with most."""
+    longest_gap_seconds: float
+    """The longest time without a commit that has updates."""
+    progress_seconds: float | None
+    """From healing to the first commit that has updates, at most."""
+    in_step_seconds: float | None
+    """From healing until every server had run what any had run at that moment, at most."""
+
+
 class SimulatedRing(Answer, frozen=True, kw_only=True):
     """`sim ring`: what came of all seeds together."""
 
@@ -174,6 +188,12 @@ class SimulatedRing(Answer, frozen=True, kw_only=True):
     coverage: list[Coverage]
     smallest: Smallest | None
     """Null without `--shrink`."""
+    rounds: int
+    """Power failures at points of their own (`rounds` in a manifest)."""
+    resumed_seconds: float
+    """From power coming back to the next update, at most."""
+    splits: Splits | None
+    """Null when no ring was split in two (`network.split` in a manifest)."""
     failures: list[FailedSeed]
     """The first hundred."""
     failed: int

@@ -57,6 +57,22 @@ class Partitions(Spell, frozen=True):
     kinds: Annotated[tuple[PartitionKind, ...], msgspec.Meta(min_length=1)] = ("one-way", "symmetric", "isolate")
 
 
+Server = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Split(_Section, frozen=True):
+    """The ring in two, once: nothing passes between one side and the other. The first phase lasts until it is over."""
+
+    after_seconds: Seconds
+    """From the moment that clients begin, and up to a second more: it meets timers at any point."""
+    seconds: Lasting
+    """Exactly."""
+    servers: Annotated[tuple[Server, ...], msgspec.Meta(min_length=1)]
+    """One side; the other one is all others."""
+    clients: Annotated[tuple[Server, ...], msgspec.Meta(min_length=1)] | None = None
+    """Servers that clients reach meanwhile; left out: all."""
+
+
 class Network(_Section, frozen=True):
     """What links do to messages."""
 
@@ -82,6 +98,7 @@ class Network(_Section, frozen=True):
     queue: Count | None = None
     """Messages under way on a link at most; those above it are lost."""
     partitions: Partitions | None = None
+    split: Split | None = None
 
 
 # --- disk --------------------------------------------------------------------------------------------------------
@@ -134,6 +151,16 @@ class Outage(_Section, frozen=True):
 
     after_seconds: Lasting
     seconds: Lasting
+
+
+class Rounds(_Section, frozen=True):
+    """Power failures one after another, each at a point of its own (`cluster.sim.rounds`): before or after a sync for
+    one kind of message, or at any instant, of one server or all. Service must resume after each, so nothing else takes
+    servers down. Clients go on until the last."""
+
+    count: Count
+    seconds: Lasting
+    """How long power is away."""
 
 
 class Rolling(_Section, frozen=True):
@@ -190,7 +217,7 @@ class Lie(_Section, frozen=True):
     make it lie in several ways."""
 
     kind: str
-    server: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    server: Server | None = None
     """Left out: the seed chooses one that nobody has named."""
     parameters: dict[str, bool | int | float | str] = {}
 
@@ -261,6 +288,7 @@ class Manifest(_Section, frozen=True):
     process: Process = Process()
     clock: Clock = Clock()
     liars: list[Lie] = []
+    rounds: Rounds | None = None
     ending: Ending = Ending()
 
     @property
@@ -283,6 +311,16 @@ class Manifest(_Section, frozen=True):
             raise ManifestError("limits: interval and window are changed together")
         if limits.interval is not None and limits.window is not None and limits.window < 2 * limits.interval:
             raise ManifestError("limits.window: at least two intervals")
+        split = self.network.split
+        if split is not None:
+            if any(server >= sizes.servers for server in (*split.servers, *(split.clients or ()))):
+                raise ManifestError(f"network.split: servers are 0 to {sizes.servers - 1}")
+            if len(set(split.servers)) == sizes.servers:
+                raise ManifestError("network.split.servers: somebody must be on the other side")
+        process, disk = self.process, self.disk
+        others = (process.crashes, process.outage, process.pauses, process.rolling, process.amnesia)
+        if self.rounds is not None and any((*others, disk.errors, disk.full, disk.flips)):
+            raise ManifestError("rounds: nothing else may take servers down beside them")
         table = self.network.table_seconds
         if table is not None and (not table or any(len(row) != len(table) for row in table)):
             raise ManifestError("network.table_seconds: one row, and one column, for each site")

@@ -6,6 +6,8 @@ A run with all faults at once would hide what one of them does alone, and would 
 import random
 from typing import TypeVar
 
+import msgspec
+
 from cluster.faults import manifest as faults
 from cluster.faults.liars import KINDS
 from cluster.faults.manifest import Manifest
@@ -42,6 +44,9 @@ def drawn(seed: int, operations: int = OPERATIONS) -> Manifest:
     """The manifest of a seed."""
     draw = _Draw(random.Random(f"{seed} manifest"))
     manifest = draw.manifest(operations)
+    split = _Draw(random.Random(f"{seed} split")).split(manifest.sizes.servers)
+    if split is not None:
+        manifest = msgspec.structs.replace(manifest, network=msgspec.structs.replace(manifest.network, split=split))
     manifest.check()
     return manifest
 
@@ -142,6 +147,14 @@ class _Draw:
         some = tuple(kind for kind in kinds if self._happens(0.6)) or kinds
         seconds = self._one_of((0.01, 0.1, 0.6))
         return self._now_and_then(0.5, faults.Partitions(every_seconds=self._pace, seconds=seconds, kinds=some))
+
+    def split(self, servers: int) -> faults.Split | None:
+        """Whether the ring is in two once, and for how long."""
+        everyone = range(servers)
+        side = tuple(sorted(self._choices.sample(everyone, self._choices.randrange(1, servers))))
+        other = tuple(sorted(set(everyone) - set(side)))
+        seconds, clients = self._one_of((0.5, 3.0, 10.0)), self._one_of((None, side, other))
+        return self._now_and_then(0.02, faults.Split(after_seconds=0.0, seconds=seconds, servers=side, clients=clients))
 
     def _disk(self) -> faults.Disk:
         slow = faults.Slow(every_seconds=self._pace, seconds=self._one_of((0.05, 0.5)), factor=self._one_of((5, 50)))

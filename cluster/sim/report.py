@@ -2,14 +2,15 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from cluster.answers import Coverage, FailedSeed, SimulatedRing, Smallest
+from cluster.answers import Coverage, FailedSeed, SimulatedRing, Smallest, Splits
 from cluster.faults.manifest import dump
 from cluster.sim import coverage
 from cluster.sim.jobs import Plan
 from cluster.sim.ring import Run
 from cluster.sim.shrink import Shrunk
+from cluster.sim.split import Split
 
 STORY_LINES = 60
 
@@ -32,6 +33,8 @@ class Sums:
         self._traces = hashlib.sha256()
         self._only_trace = ""
         self._failures: list[FailedSeed] = []
+        self._resumed_seconds = 0.0
+        self._splits: list[Split] = []
         self.verdicts: Counter[str] = Counter()
         """How many runs failed in which way."""
 
@@ -43,6 +46,9 @@ class Sums:
         self._virtual_seconds += run.virtual_seconds
         self._cpu_seconds += run.cpu_seconds
         self._tally.add(run.reached)
+        self._sums["rounds"] += run.rounds.total()
+        self._resumed_seconds = max(self._resumed_seconds, run.resumed_seconds)
+        self._splits += [run.split] if run.split is not None else []
         self._traces.update(run.trace.encode())
         self._only_trace = run.trace
         if run.what:
@@ -55,7 +61,7 @@ class Sums:
         runs = self._sums["runs"]
         return SimulatedRing(
             replay=self._plan.replay(self._seeds),
-            **{name: self._sums[name] for name in ("runs", "view_changes", *SUMMED)},
+            **{name: self._sums[name] for name in ("runs", "view_changes", "rounds", *SUMMED)},
             virtual_seconds=round(self._virtual_seconds, 6),
             seconds=round(seconds, 3),
             seeds_per_second=round(runs / max(seconds, 1e-9), 2),
@@ -72,9 +78,25 @@ class Sums:
                 manifest=dump(smallest.run.manifest),
                 tried=smallest.tried,
             ),
+            resumed_seconds=round(self._resumed_seconds, 3),
+            splits=_splits(self._splits),
             failures=self._failures,
             failed=self.verdicts.total(),
         )
+
+
+def _splits(splits: Sequence[Split]) -> Splits | None:
+    if not splits:
+        return None
+    progress = [split.progress_seconds for split in splits if split.progress_seconds is not None]
+    in_step = [split.in_step_seconds for split in splits if split.in_step_seconds is not None]
+    return Splits(
+        runs=len(splits),
+        commits=max(split.commits for split in splits),
+        longest_gap_seconds=round(max(split.longest_gap_seconds for split in splits), 3),
+        progress_seconds=round(max(progress), 3) if progress else None,
+        in_step_seconds=round(max(in_step), 3) if in_step else None,
+    )
 
 
 def _failure(plan: Plan, run: Run) -> FailedSeed:
@@ -101,6 +123,14 @@ def in_words(answer: SimulatedRing) -> str:
     if answer.runs > 1:
         lines += coverage.in_words(coverage.Reached(row.kind, row.name, row.times, row.runs) for row in answer.coverage)
         lines.append("")
+    if answer.rounds:
+        lines += [
+            f"Power failed {answer.rounds} times, and was back for {answer.resumed_seconds:.3f} s at most when the next"
+            " update ran.",
+            "",
+        ]
+    if answer.splits is not None:
+        lines += [_splits_in_words(answer.splits), ""]
     good = answer.runs - answer.failed
     lines += [
         f"{good} of {answer.runs} runs as promised: {answer.operations} operations in {answer.batches} batches,"
@@ -112,6 +142,16 @@ def in_words(answer: SimulatedRing) -> str:
         f" ({answer.seeds_per_cpu_second:.1f} a second of processor time). Trace {answer.trace[:16]}",
     ]
     return "\n".join(lines)
+
+
+def _splits_in_words(splits: Splits) -> str:
+    progress = "never" if splits.progress_seconds is None else f"within {splits.progress_seconds:.3f} s"
+    in_step = "never" if splits.in_step_seconds is None else f"within {splits.in_step_seconds:.3f} s"
+    return (
+        f"Split in two in {splits.runs} runs: at most {splits.commits} batches meanwhile that were not under way at the"
+        f" cut,\n{splits.longest_gap_seconds:.3f} s at most without an update; after healing, updates again"
+        f" {progress}, all servers in step {in_step}."
+    )
 
 
 def _smallest_in_words(smallest: Smallest) -> list[str]:

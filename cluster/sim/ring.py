@@ -34,9 +34,12 @@ from cluster.sim import limits
 from cluster.sim.cheap import CheapScheme, CheapSigner, CheapVerifier, Ledger, NonceReused
 from cluster.sim.kernel import Kernel, OutOfTime, Stuck
 from cluster.sim.network import Network
+from cluster.sim.rounds import Point, Rounds
 from cluster.sim.server import DECODED, Server, decode_message, decode_question
 from cluster.sim.server import Surroundings as ServerSurroundings
 from cluster.sim.shared import SharedService, shared_work
+from cluster.sim.split import Split
+from cluster.sim.split import figures as split_figures
 from cluster.sim.trace import Observe, Trace
 from cluster.sim.watch import Violation, Watch
 from cluster.sim.weather import Weather, choose_faulty
@@ -98,6 +101,12 @@ class Run:
     """Operations that the linearizability of the history rests on."""
     view: int = 0
     """The highest that a correct server was in at the end."""
+    split: Split | None = None
+    """What a ring in two did; None when it was never parted for its time."""
+    rounds: Counter[Point] = field(default_factory=Counter)
+    """How often power failed, by the point at which."""
+    resumed_seconds: float = 0.0
+    """From power coming back to the next update, at most."""
     virtual_seconds: float = 0.0
     cpu_seconds: float = 0.0
     trace: str = ""
@@ -152,6 +161,10 @@ class Scenario:
         if self.faulty.rotten is not None:
             self.servers[self.faulty.rotten].rotten = True
         self.weather = Weather(manifest, self.kernel, self.network, self.trace, self.servers, self.faulty)
+        spec = manifest.rounds
+        self.rounds = Rounds(spec, self.kernel, self.trace, self.servers, self.watch) if spec is not None else None
+        self._healed_at: float | None = None
+        self._in_step_at: float | None = None
         self._make_clients()
 
     def _right_time(self) -> int:
@@ -231,6 +244,7 @@ class Scenario:
             self._replayer.overhear,
         )
         self.clients = [Client(number, around) for number in range(sizes.clients)]
+        self._reader = Client(sizes.clients, around)
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
@@ -242,10 +256,14 @@ class Scenario:
         await self._wait(self.manifest.habits.head_start_seconds)
         each, extra = divmod(sizes.operations, len(self.clients))
         clients = [
-            self.kernel.create_task(client.run(each + (number < extra))) for number, client in enumerate(self.clients)
+            self.kernel.create_task(client.run(each + (number < extra), self._rounds_go_on))
+            for number, client in enumerate(self.clients)
         ]
         self.weather.begin()
+        over = self.kernel.create_task(self._until_split_is_over())
+        await self._until_rounds_are_over(clients)
         await asyncio.wait(clients, timeout=sizes.phase_seconds, return_when=asyncio.FIRST_EXCEPTION)
+        await over
         core = self.weather.choose_core()
         self.weather.shelter(core)
         self.weather.abandon(server.identity for server in self.servers if server.identity not in core)
@@ -264,6 +282,43 @@ class Scenario:
         if ending.converge and core != correct:
             self.weather.shelter(correct)
             await self._converge(correct)
+        if self.rounds is not None:
+            await self._reader.read_back(outcome for client in self.clients for outcome in client.acknowledged)
+
+    def _rounds_go_on(self) -> bool:
+        return self.rounds is not None and not self.rounds.over
+
+    async def _until_rounds_are_over(self, clients: list["asyncio.Task[None]"]) -> None:
+        """Strike, while clients go on; whoever fails ends it."""
+        if self.rounds is not None:
+            rounds = self.kernel.create_task(self.rounds.play())
+            await asyncio.wait([rounds, *clients], return_when=asyncio.FIRST_EXCEPTION)
+            if rounds.done():
+                rounds.result()
+
+    async def _until_split_is_over(self) -> None:
+        """Wait until the split of the manifest has healed, and from then on note when all servers are in step again."""
+        split, began = self.manifest.network.split, self.weather.split_at
+        if split is None:
+            return
+        assert began is not None
+        await self._wait(max(0.0, began + split.seconds - self.kernel.now))
+        self._healed_at = EPOCH_SECONDS + began + split.seconds
+        self.kernel.create_task(self._until_in_step(max(self.watch.claims, default=0)))
+
+    async def _until_in_step(self, target: int) -> None:
+        while any(not server.up or server.core.replica.execution.executed < target for server in self.servers):
+            await self._wait(0.01)
+        self._in_step_at = self._right_time() / 1e6
+
+    @property
+    def split(self) -> Split | None:
+        """What the manifest's split came to, once it is over."""
+        if self._healed_at is None:
+            return None
+        assert self.weather.split_at is not None
+        cut_at = EPOCH_SECONDS + self.weather.split_at
+        return split_figures(self.watch.commits, cut_at, self._healed_at, self._in_step_at)
 
     async def _converge(self, members: Iterable[int]) -> None:
         """These servers run all that any of them has run, and hold what every version needs."""
@@ -347,6 +402,11 @@ def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> R
         default=0,
     )
     run.virtual_seconds = scenario.kernel.now
+    run.split = scenario.split
+    if scenario.rounds is not None:
+        run.rounds = scenario.rounds.done
+        run.crashes += scenario.rounds.crashes
+        run.resumed_seconds = scenario.rounds.longest_seconds
     run.trace = scenario.trace.digest
     run.reached = scenario.reached
     run.reached.update({("lie", kind): times for kind, times in scenario.lies.items()})

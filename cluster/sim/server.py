@@ -54,6 +54,8 @@ _SENDING = frozenset((Send, Broadcast, ToClient))
 
 Effects = list[Effect | ToClient]
 
+Outgoing = Send | Broadcast | ToClient
+
 
 class Watcher(Protocol):
     """Sees everything that a server does, and raises when it must not."""
@@ -70,7 +72,7 @@ class Watcher(Protocol):
         """A step took a certificate."""
         ...
 
-    def leaving(self, server: "Server", effect: Send | Broadcast | ToClient) -> None:
+    def leaving(self, server: "Server", effect: Outgoing) -> None:
         """A message leaves, so all that came before it is said to be durable."""
         ...
 
@@ -99,6 +101,10 @@ class Surroundings(NamedTuple):
     """Those that went down with their machines: nobody has closed their links."""
 
 
+def _nothing_happens(server: "Server", held: list[Outgoing], after: bool) -> None:
+    pass
+
+
 class Server:
     """A process that may be up or down, and the disk under it, which outlives it."""
 
@@ -119,6 +125,8 @@ class Server:
         self.rotten = False
         """Whether its disk changes what it holds: what such a server runs into is no bug of ours."""
         self.starts = 0
+        self.at_sync: Callable[[Server, list[Outgoing], bool], object] = _nothing_happens
+        """Called before and after each sync with what it holds back; may kill this server."""
         self._core: RingServer | None = None
         self._around = around
         self._kernel = around.kernel
@@ -127,7 +135,7 @@ class Server:
         self._peers = [ReplicaId(peer) for peer in range(around.servers) if peer != identity]
         self._inbox: list[tuple[int, int, Any]] = []
         """(what it is, its sender, if it has one, and what it brings)."""
-        self._outbox: list[Send | Broadcast | ToClient] = []
+        self._outbox: list[Outgoing] = []
         self._free = 0
         """How much of the outbox came before the first `Persist`."""
         self._must_sync = False
@@ -375,7 +383,7 @@ class Server:
         seconds = self._around.disk.sync_seconds * self.disk_slowness * (0.5 + self._choices.random())
         self._kernel.after(seconds, self._synced, self.starts, held)
 
-    def _synced(self, start: int, held: list[Send | Broadcast | ToClient]) -> None:
+    def _synced(self, start: int, held: list[Outgoing]) -> None:
         if self._core is None or start != self.starts:
             return
         if self._paused:
@@ -384,7 +392,8 @@ class Server:
         if self._failing:
             self._step_aside()
             return
-        self.disk.sync()
+        if not self._sync(held):
+            return
         self._around.trace.note("synced", self.identity)
         self._release(held)
         self._rest()
@@ -398,9 +407,18 @@ class Server:
         if self._core is not None and start == self.starts:
             self._lazy = False
             if not self._busy:
-                self.disk.sync()
+                self._sync([])
 
-    def _release(self, effects: list[Send | Broadcast | ToClient]) -> None:
+    def _sync(self, held: list[Outgoing]) -> bool:
+        """Whether the process outlives it."""
+        self.at_sync(self, held, False)
+        if self._core is None:
+            return False
+        self.disk.sync()
+        self.at_sync(self, held, True)
+        return self._core is not None
+
+    def _release(self, effects: list[Outgoing]) -> None:
         watcher, network, identity = self._around.watcher, self._around.network, self.identity
         for effect in effects:
             if self._dies_after is not None:

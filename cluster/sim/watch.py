@@ -36,6 +36,14 @@ class Violation(Exception):
     """A safety rule is broken."""
 
 
+class FirstRun(NamedTuple):
+    """A batch that ran somewhere first: when, in seconds of the right clock, and how many updates it had."""
+
+    when: float
+    sequence: Sequence
+    updates: int
+
+
 class Ordered(NamedTuple):
     """An update that ran: in which batch, what was asked, and what became of it."""
 
@@ -93,6 +101,8 @@ class Watch:
         """Updates that ran, by the digest of their requests."""
         self.versions: dict[tuple[bytes, int], bytes] = {}
         """VGUID of each version of each object."""
+        self.commits: list[FirstRun] = []
+        """All batches that ran, in the order in which each ran first."""
         self._membership = membership
         self._verifier = verifier
         self._bounds = bounds
@@ -143,6 +153,7 @@ class Watch:
         if known is not claim:
             return
         self._check_time(sequence, claim)
+        self.commits.append(FirstRun(self._right_time() / 1e6, sequence, len(batch.requests)))
         answers = dict(zip([request.digest for request in batch.requests], state.answers, strict=True))
         for name, operation in self._running:
             self._ran(sequence, name, operation, answers[name])

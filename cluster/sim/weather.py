@@ -60,6 +60,8 @@ class Weather:
         faulty: Faulty,
     ) -> None:
         self.crashes = 0
+        self.split_at: float | None = None
+        """When the ring is to be split in two, if ever: known once the first phase has begun."""
         self._manifest = manifest
         self._kernel = kernel
         self._network = network
@@ -90,6 +92,10 @@ class Weather:
         self._repeat(clock.freezes, self._freeze)
         self._repeat(network.clogs, self._clog)
         self._repeat(network.partitions, self._part)
+        if network.split is not None:
+            after = network.split.after_seconds + self._kernel.random("split").random()
+            self.split_at = self._kernel.now + after
+            self._kernel.after(after, self._split, network.split)
         if process.outage is not None:
             self._later(process.outage.after_seconds, self._fail_power, process.outage)
         if process.rolling is not None:
@@ -308,6 +314,15 @@ class Weather:
         links = [link for link in links if not {end for end in link if end >= 0} <= self._sheltered]
         self._cut(links)
         self._later(partitions.seconds, self._mend, links)
+
+    def _split(self, split: faults.Split) -> None:
+        everyone, side = range(len(self._servers)), set(split.servers)
+        links = [(here, there) for here in everyone for there in everyone if (here in side) != (there in side)]
+        unreached = set() if split.clients is None else set(everyone) - set(split.clients)
+        for client in range(-1, -1 - self._manifest.sizes.clients, -1):
+            links += [link for server in sorted(unreached) for link in ((client, server), (server, client))]
+        self._cut(links)
+        self._kernel.after(split.seconds, self._mend, links)
 
     def _cut(self, links: list[tuple[int, int]]) -> None:
         for sender, to in links:

@@ -5,7 +5,8 @@ for one principal, so that their updates meet at the same objects.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from bft.membership import Membership
@@ -24,7 +25,7 @@ from pond.model import names, tree, update
 from pond.model.block import BlockRef, Run, bguid, to_runs
 from pond.model.encryption import OVERHEAD_BYTES
 from pond.model.proof import Missing
-from pond.model.version import Metadata, Status
+from pond.model.version import Metadata, Outcome, Status
 from pond.protocol import ByNumber, Latest
 
 BLOCK_SIZE = 4096
@@ -83,6 +84,8 @@ class Client:
 
     def __init__(self, number: int, around: Surroundings) -> None:
         self.history: list[Operation] = []
+        self.acknowledged: list[Outcome] = []
+        """What became of its updates, as it was told."""
         self.done = 0
         self._number = number
         self._address = -1 - number
@@ -94,8 +97,43 @@ class Client:
         self._known: dict[bytes, int] = {}
         """The newest version of each object that this client has seen."""
 
-    async def run(self, operations: int) -> None:
-        """Make so many operations. Raises Violation; what is not proved or not possible in time is written down."""
+    async def run(self, operations: int, go_on: Callable[[], bool]) -> None:
+        """Make so many operations, and more as long as `go_on` says. Raises Violation; what is not proved or not
+        possible in time is written down."""
+        choices, habits = self._choices, self._around.habits
+        self._connect()
+        while self.done < operations or go_on():
+            if habits.pause_seconds:
+                await self._wait(choices.expovariate(1.0) * habits.pause_seconds)
+            if choices.random() < habits.reads:
+                await self._read()
+            else:
+                await self._update()
+            self.done += 1
+        self._asker.close()
+
+    async def read_back(self, acknowledged: Iterable[Outcome]) -> None:
+        """Read each object's whole history: what was acknowledged is there, once. Raises Violation."""
+        self._connect()
+        by_object: dict[bytes, list[Outcome]] = {}
+        for outcome in acknowledged:
+            by_object.setdefault(outcome.aguid, []).append(outcome)
+        for aguid, outcomes in by_object.items():
+            deadline = Deadline(self._patience_seconds)
+            seen = await self._ring.read(aguid, Latest(), "latest", deadline)
+            self._check_seen(aguid, seen, "latest")
+            there: Counter[bytes] = Counter()
+            if seen.record is not None:
+                events = await self._ring.history(aguid, seen.record, deadline)
+                there.update(event.outcome.encode() for event in events)
+            for outcome in outcomes:
+                if there[outcome.encode()] != 1:
+                    raise Violation(
+                        f"rule 2: an acknowledged update is there {there[outcome.encode()]} times: {outcome}"
+                    )
+        self._asker.close()
+
+    def _connect(self) -> None:
         around, choices = self._around, self._choices
         self._asker = Asker(self._make_links, around.membership.size, choices.randbytes)
         self._ring = RingClient(
@@ -107,16 +145,6 @@ class Client:
             choices.randbytes,
         )
         self._fetcher = Fetcher(self._asker)
-        pause = around.habits.pause_seconds
-        for _ in range(operations):
-            if pause:
-                await self._wait(choices.expovariate(1.0) * pause)
-            if choices.random() < around.habits.reads:
-                await self._read()
-            else:
-                await self._update()
-            self.done += 1
-        self._asker.close()
 
     async def _wait(self, seconds: float) -> None:
         woken = self._kernel.create_future()
@@ -160,6 +188,7 @@ class Client:
         self._around.trace.note("ran", self._address, name, aguid, int(outcome.status), outcome.number)
         self._check_outcome(asked, ran)
         if outcome.status is not Status.REFUSED:
+            self.acknowledged.append(outcome)
             self._known[aguid] = outcome.number
             self._record(name, aguid, began, self._kernel.now, outcome.number, outcome.status is Status.COMMITTED)
 
