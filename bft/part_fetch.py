@@ -17,8 +17,8 @@ from bft.types import Epoch, ReplicaId
 
 REQUEST_BYTES = ANSWER_BYTES
 REQUEST_SPANS = MAX_SPANS
-"""Parts in one question, by what their answer will weigh, about, as peers count it, and by number: most parts are small,
-and under load an answer takes 0.1 s whatever is in it."""
+"""Parts in one question, by what their answer will weigh, about, as peers count it, and by number: most are small, and
+under load an answer takes 0.1 s whatever is in it."""
 
 STEP_ENTRIES = 2048
 """Entries looked for on the disk in one step: some 20 ms of work, when most of them are there already."""

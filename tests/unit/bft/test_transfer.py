@@ -202,6 +202,20 @@ def test_a_wide_and_deep_state_takes_bounded_memory(monkeypatch: pytest.MonkeyPa
     assert world.most_open < 2 * MAX_ASKED * spans * 61, "not all 37,000"
 
 
+def test_small_parts_take_few_questions():
+    """Under load each takes long, however little it asks for."""
+    store = {named(data): data for data in (item(b"%d" % number) for number in range(2000))}
+    entries = {state_key(Kind.OBJECT, b"%d" % number): name for number, name in enumerate(store)}
+    world = World(Items())
+    world.there.tables[ITEMS] = store
+    world.begin(64, world.hold(64, tree_of(entries)))
+    world.run()
+    assert world.here.tables[ITEMS] == store
+    questions = [message for message in world.sent if isinstance(message, FetchParts)]
+    assert sum(len(message.spans) for message in questions) == 2000, "none is asked for twice"
+    assert len(questions) <= 12
+
+
 # --- peers that fail -------------------------------------------------------------------------------------------------
 
 
