@@ -5,10 +5,10 @@ import random
 import msgspec
 import pytest
 
+from bft import part_fetch
 from bft.checkpoints import checkpoint_digest
 from bft.effects import Send
 from bft.messages import FetchParts, FetchState, Message, Parts, Span, StateChunk, StateGone
-from bft.part_fetch import REQUEST_SPANS
 from bft.peers import MAX_ASKED
 from bft.serving import (
     KEPT,
@@ -173,7 +173,9 @@ def test_a_crash_at_any_moment(seed: int):
     assert len(asked) == len(store) - fetched, "what came before the crash is found again"
 
 
-def test_a_wide_and_deep_state_takes_bounded_memory():
+def test_a_wide_and_deep_state_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch):
+    spans = 64
+    monkeypatch.setattr(part_fetch, "REQUEST_SPANS", spans)  # a bound far below what there is
     store: dict[bytes, bytes] = {}
 
     def add(data: bytes) -> bytes:
@@ -197,7 +199,21 @@ def test_a_wide_and_deep_state_takes_bounded_memory():
     world.begin(64, world.hold(64, tree_of(entries)))
     world.run()
     assert world.here.tables[ITEMS] == store
-    assert world.most_open < 2 * MAX_ASKED * REQUEST_SPANS * 61, "not all 37,000"
+    assert world.most_open < 2 * MAX_ASKED * spans * 61, "not all 37,000"
+
+
+def test_small_parts_take_few_questions():
+    """Under load each takes long, however little it asks for."""
+    store = {named(data): data for data in (item(b"%d" % number) for number in range(2000))}
+    entries = {state_key(Kind.OBJECT, b"%d" % number): name for number, name in enumerate(store)}
+    world = World(Items())
+    world.there.tables[ITEMS] = store
+    world.begin(64, world.hold(64, tree_of(entries)))
+    world.run()
+    assert world.here.tables[ITEMS] == store
+    questions = [message for message in world.sent if isinstance(message, FetchParts)]
+    assert sum(len(message.spans) for message in questions) == 2000, "none is asked for twice"
+    assert len(questions) <= 12
 
 
 # --- peers that fail -------------------------------------------------------------------------------------------------
