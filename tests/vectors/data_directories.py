@@ -61,7 +61,9 @@ class Golden(NamedTuple):
 def unpack(number: int, to: Path) -> Golden:
     """A copy, to be used and changed. Ports are those of today: others may have the old ones by now."""
     with tarfile.open(DIRECTORY / f"{number}.tar.xz") as archive:
-        archive.extractall(to, filter="data")
+        if hasattr(tarfile, "data_filter"):  # Debian 12's Python has none; the archive is our own
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(to)
     directory = to / CLUSTER
     for path in (directory, *directory.rglob("*")):
         path.chmod(0o700 if path.is_dir() else 0o600)

@@ -472,9 +472,11 @@ def test_a_link_whose_bytes_were_changed_on_the_way_recovers(monkeypatch: pytest
         spoil = False
 
         async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(65536):
-                writer.write(bytes(255 - byte for byte in data) if spoil else data)
-            writer.close()
+            try:
+                while data := await reader.read(65536):
+                    writer.write(bytes(255 - byte for byte in data) if spoil else data)
+            finally:  # also when this end was reset: else the other one would wait for ever
+                writer.close()
 
         pumps: list[asyncio.Task[None]] = []
 
