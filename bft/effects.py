@@ -224,7 +224,10 @@ class Overlay:
 
     def scan(self, table: str, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
         """Entries with start <= key < stop as this step left them."""
-        found = dict(self._disk.scan(table, start, stop))
+        stored = self._disk.scan(table, start, stop)
+        if not self._pending:
+            return stored
+        found = dict(stored)
         for (where, key), value in self._pending.items():
             if where == table and start <= key < stop:
                 if value is None:
@@ -235,8 +238,8 @@ class Overlay:
 
     def record(self, writes: tuple[Write, ...]) -> None:
         """Take these writes into account until the step ends."""
-        for write in writes:
-            self._pending[write.table, write.key] = write.value
+        for table, key, value in writes:
+            self._pending[table, key] = value
 
     def step_done(self) -> None:
         """The shell has performed the step's effects: the disk now shows its writes."""

@@ -64,7 +64,7 @@ class Kind(IntEnum):
 
 def state_key(kind: Kind, identifier: bytes) -> bytes:
     """The key of one thing of a kind: a byte for the kind, then the identifier."""
-    return bytes([kind]) + identifier
+    return kind.to_bytes() + identifier
 
 
 class ProofError(ValueError):
