@@ -211,13 +211,13 @@ class Overlay:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value as this step left it."""
-        if (table, key) in self._pending:
+        if self._pending and (table, key) in self._pending:
             return self._pending[table, key]
         return self._disk.get(table, key)
 
     def size(self, table: str, key: bytes) -> int | None:
         """Length in bytes of the value as this step left it."""
-        if (table, key) in self._pending:
+        if self._pending and (table, key) in self._pending:
             value = self._pending[table, key]
             return None if value is None else len(value)
         return self._disk.size(table, key)
