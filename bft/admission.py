@@ -29,7 +29,8 @@ class Admitted(NamedTuple):
 
     def bare(self) -> "Admitted":
         """The same without the bodies that travelled beside it."""
-        return self._replace(request=Request(self.request.statement, self.request.signature, []))
+        bare = Request(self.request.statement, self.request.signature, [])
+        return Admitted(bare, self.statement, self.digest, self.named)
 
 
 class Admission:
@@ -67,6 +68,8 @@ class Admission:
 
     def bodies(self, admitted: Admitted) -> dict[Digest, bytes]:
         """The bodies that travelled with a request, by digest. Raises RequestError for one that it does not name."""
+        if not admitted.request.bodies:
+            return {}
         bodies = {self._service.body_digest(body): body for body in admitted.request.bodies}
         if not bodies.keys() <= set(admitted.named):
             raise RequestError("request carries a body that it does not name")

@@ -32,8 +32,11 @@ class CatchUp:
 
     def decided(self, sequence: Sequence) -> Digest | None:
         """The batch that f + 1 replicas have executed at a number."""
-        said = list(self._said.get(sequence, {}).values())
-        return next((digest for digest in said if said.count(digest) >= self._membership.weak), None)
+        said = self._said.get(sequence)
+        if said is None:
+            return None
+        votes = list(said.values())
+        return next((digest for digest in votes if votes.count(digest) >= self._membership.weak), None)
 
     def executed(self, sequence: Sequence) -> None:
         """The state includes this number."""

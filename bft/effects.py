@@ -219,20 +219,23 @@ class Overlay:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value as this step left it."""
-        if (table, key) in self._pending:
+        if self._pending and (table, key) in self._pending:
             return self._pending[table, key]
         return self._disk.get(table, key)
 
     def size(self, table: str, key: bytes) -> int | None:
         """Length in bytes of the value as this step left it."""
-        if (table, key) in self._pending:
+        if self._pending and (table, key) in self._pending:
             value = self._pending[table, key]
             return None if value is None else len(value)
         return self._disk.size(table, key)
 
     def scan(self, table: str, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
         """Entries with start <= key < stop as this step left them."""
-        found = dict(self._disk.scan(table, start, stop))
+        stored = self._disk.scan(table, start, stop)
+        if not self._pending:
+            return stored
+        found = dict(stored)
         for (where, key), value in self._pending.items():
             if where == table and start <= key < stop:
                 if value is None:
@@ -243,8 +246,8 @@ class Overlay:
 
     def record(self, writes: tuple[Write, ...]) -> None:
         """Take these writes into account until the step ends."""
-        for write in writes:
-            self._pending[write.table, write.key] = write.value
+        for table, key, value in writes:
+            self._pending[table, key] = value
 
     def step_done(self) -> None:
         """The shell has performed the step's effects: the disk now shows its writes."""

@@ -4,6 +4,7 @@ MessagePack arrays with an integer tag first. The sender is whoever authenticate
 message names the membership's epoch and the view it belongs to where the protocol's rule depends on it.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -315,11 +316,11 @@ class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     key: Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_SPAN)] = 1
 
-    def entries(self) -> list[bytes]:
+    def entries(self) -> Iterator[bytes]:
         """The keys of its entries; those beyond the last key of this length do not exist."""
         first = int.from_bytes(self.key, "big")
         last = min(first + self.count, 1 << 8 * len(self.key))
-        return [number.to_bytes(len(self.key), "big") for number in range(first, last)]
+        return (number.to_bytes(len(self.key), "big") for number in range(first, last))
 
 
 class FetchParts(_Message, frozen=True, tag=20):

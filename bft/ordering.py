@@ -430,4 +430,4 @@ class Ordering:
 
 
 def _count(votes: dict[ReplicaId, Digest], digest: Digest) -> int:
-    return sum(1 for voted in votes.values() if voted == digest)
+    return list(votes.values()).count(digest)

@@ -153,6 +153,8 @@ class Replica:
                 effects = self._on_requested(event)
             case BurstEnded(now):
                 effects = self._propose(now)
+                if not effects:
+                    return effects  # nothing has changed since the step before
             case TimerFired(timer, now):
                 effects = self._on_timer(timer, now)
             case LinksLost(replicas, now):

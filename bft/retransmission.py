@@ -63,8 +63,8 @@ class Retransmission:
     @property
     def behind(self) -> int:
         """How many batches others are known to have executed that this replica has not: what f + 1 others reached."""
-        reached = sorted((executed for executed, _ in self._heard.values()), reverse=True)[self._membership.faults :]
-        return max(0, max(reached, default=0) - self._execution.executed)
+        reached = sorted([executed for executed, _ in self._heard.values()], reverse=True)[self._membership.faults :]
+        return max(0, reached[0] - self._execution.executed) if reached else 0
 
     def level(self, ticks: int) -> int:
         """How many others have said within so many ticks that they are no further than this replica."""

@@ -8,6 +8,7 @@ session is dropped when the not-after of all its numbers has passed: whatever is
 import hashlib
 import heapq
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -41,15 +42,19 @@ _encode = msgspec.msgpack.encode
 _records = msgspec.msgpack.Decoder(SessionRecord)
 
 
+@lru_cache(maxsize=4096)
+def _identifier(principal: bytes, session: bytes) -> bytes:
+    return hashlib.sha256(b"bft.session\x00" + principal + session).digest()
+
+
 def session_key(principal: bytes, session: bytes) -> bytes:
     """Key of a session in the state tree."""
-    return state_key(Kind.SESSION, hashlib.sha256(b"bft.session\x00" + principal + session).digest())
+    return state_key(Kind.SESSION, _identifier(principal, session))
 
 
 def page_key(principal: bytes, session: bytes, number: int) -> bytes:
     """Key of the page of the state tree that holds the answer to `number`."""
-    identifier = hashlib.sha256(b"bft.session\x00" + principal + session).digest()
-    return state_key(Kind.ANSWERS, identifier + (number // PAGE).to_bytes(8, "big"))
+    return state_key(Kind.ANSWERS, _identifier(principal, session) + (number // PAGE).to_bytes(8, "big"))
 
 
 class StateView:

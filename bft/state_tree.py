@@ -64,7 +64,7 @@ class Kind(IntEnum):
 
 def state_key(kind: Kind, identifier: bytes) -> bytes:
     """The key of one thing of a kind: a byte for the kind, then the identifier."""
-    return bytes([kind]) + identifier
+    return kind.to_bytes() + identifier
 
 
 class ProofError(ValueError):
@@ -376,9 +376,11 @@ class StateTree:
     `update` returns another tree that shares what did not change; the old one stays whole and can still prove.
     """
 
-    __slots__ = ("_count", "_node")
+    __slots__ = ("_count", "_node", "root")
 
     def __init__(self, _node: _Node | None = None, _count: int = 0) -> None:
+        self.root: Digest = EMPTY if _node is None else _node.digest
+        """The digest of all keys and values: 32 bytes. Equal contents have equal roots."""
         self._node = _node
         self._count = _count
 
@@ -386,11 +388,6 @@ class StateTree:
     def empty(cls) -> "StateTree":
         """The tree without keys."""
         return cls()
-
-    @property
-    def root(self) -> Digest:
-        """The digest of all keys and values: 32 bytes. Equal contents have equal roots."""
-        return EMPTY if self._node is None else self._node.digest
 
     def __len__(self) -> int:
         return self._count
@@ -400,7 +397,7 @@ class StateTree:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
-        leaf = self._descend(key)[1]
+        leaf = self._descend(_nibbles(_path(key)))[1]
         return leaf.value if leaf is not None and leaf.key == key else None
 
     def update(self, changes: Mapping[bytes, bytes | None]) -> "StateTree":
@@ -429,7 +426,7 @@ class StateTree:
         if key is None:
             return next(self.items(), None)
         nibbles = _nibbles(_path(key))
-        way, leaf = self._descend(key)
+        way, leaf = self._descend(nibbles)
         if leaf is not None and _nibbles(_path(leaf.key)) > nibbles:
             return leaf.key, leaf.value
         for node, slot in reversed(way):
@@ -476,7 +473,7 @@ class StateTree:
 
     def prove(self, key: bytes) -> StateProof:
         """The proof of what `key` holds in this tree, or that it holds nothing: see `verify_proof`."""
-        way, leaf = self._descend(key)
+        way, leaf = self._descend(_nibbles(_path(key)))
         present = bytearray()
         siblings: list[bytes] = []
         for node, slot in reversed(way):
@@ -493,9 +490,8 @@ class StateTree:
             end = leaf.value if leaf.key == key else OtherLeaf(_path(leaf.key), _value_hash(leaf.value))
         return StateProof(bytes(present), b"".join(siblings), end)
 
-    def _descend(self, key: bytes) -> tuple[list[tuple[_Inner, int]], _Leaf | None]:
-        """The inner nodes on the way to a key, from the root, each with the slot taken, and the leaf at its end."""
-        nibbles = _nibbles(_path(key))
+    def _descend(self, nibbles: bytes) -> tuple[list[tuple[_Inner, int]], _Leaf | None]:
+        """The inner nodes on the way along a path, from the root, each with the slot taken, and the leaf at its end."""
         way: list[tuple[_Inner, int]] = []
         node = self._node
         while type(node) is _Inner:

@@ -1,7 +1,8 @@
 """Canonical bytes of everything signed or hashed: MessagePack arrays that start with a tag and a format number.
 
 A verifier hashes the bytes that arrived and refuses bytes that do not re-encode equal, so one statement has one
-encoding and one digest. `tapestry.statement` holds the same few lines; `tests/vectors/` keeps the two equal.
+encoding and one digest. msgspec encodes and msgpack decodes, so what only one of them knows is refused.
+`tapestry.statement` holds the same few lines; `tests/vectors/` keeps the two equal.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 """A SHA-256 digest: 32 bytes."""
 
 
+_encode = msgspec.msgpack.Encoder().encode
 _PLAIN = frozenset({int, bytes, str, bool, type(None)})
 
 
@@ -23,8 +25,7 @@ class StatementError(ValueError):
 
 def encode(tag: str, format_number: int, *fields: Any) -> bytes:
     """Canonical bytes of one statement; fields are integers, bytes, text, None, booleans and lists of these."""
-    packed: bytes = msgpack.packb([tag, format_number, *fields], use_bin_type=True)
-    return packed
+    return _encode([tag, format_number, *fields])
 
 
 def decode(data: bytes, tag: str, format_number: int) -> list[Any]:
@@ -40,7 +41,7 @@ def decode(data: bytes, tag: str, format_number: int) -> list[Any]:
             raise StatementError(f"expected a statement {tag!r} of format {format_number}")
         if encode(*fields) != data:
             raise StatementError(f"statement {tag!r} is not canonically encoded")
-        if not _plain(fields):
+        if not all(map(_plain, fields)):
             raise StatementError(f"statement {tag!r} holds what no statement holds: a map, a float or an extension")
     except StatementError:
         raise

@@ -187,13 +187,13 @@ class FetchBomb(Pest[NowAndThen]):
     def pester(self, now: AgreedTime) -> Effects:
         """One of each to somebody."""
         self.lied()
-        epoch, some = self.means.membership.epoch, self.choices.randbytes
+        epoch = self.means.membership.epoch
         known = [*self._known] * 4
         stable = self.replica.checkpoints.stable
         prefixes = [bytes(self.choices.randrange(16) for _ in range(depth % 4)) for depth in range(MAX_PREFIXES)]
-        spans = [Span(BLOCKS, some(32), 256) for _ in range(MAX_SPANS)]
+        spans = [Span(BLOCKS, key, 256) for key in self._digests(MAX_SPANS)]
         bombs: list[Message] = [
-            FetchBodies(epoch, [some(32) for _ in range(1024)]),
+            FetchBodies(epoch, self._digests(1024)),
             FetchState(epoch, stable, prefixes),
             FetchState(epoch, Sequence(stable + self.means.tuning.interval), [b""] * MAX_PREFIXES),
             FetchParts(epoch, spans),
@@ -202,6 +202,11 @@ class FetchBomb(Pest[NowAndThen]):
             bombs.append(FetchBatches(epoch, known))
         to = self.choices.choice(self.means.peers)
         return [Send(to, bomb) for bomb in bombs]
+
+    def _digests(self, count: int) -> list[Digest]:
+        """Of nothing that there is."""
+        data = self.choices.randbytes(32 * count)
+        return [data[start : start + 32] for start in range(0, len(data), 32)]
 
 
 @kind("relays-junk", NowAndThen)

@@ -35,7 +35,8 @@ class Disk:
 
     def size(self, table: str, key: bytes) -> int | None:
         """Length of the value in bytes, or None."""
-        value = self.get(table, key)
+        entries = self._tables.get(table)
+        value = None if entries is None else entries.get(key)
         return None if value is None else len(value)
 
     def scan(self, table: str, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:

@@ -11,7 +11,7 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -35,6 +35,39 @@ class OutOfSteps(Stuck):
 
 class OutOfTime(Stuck):
     """More virtual seconds than the run was given."""
+
+
+class _Handle(asyncio.TimerHandle):
+    """Does what asyncio's own does, without what only debugging needs: a client makes two for each answer."""
+
+    __slots__ = ("arguments", "callback", "context", "loop", "off")
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        arguments: tuple[Any, ...],
+        loop: "Kernel",
+        context: Context | None,
+    ) -> None:
+        self.callback = callback
+        self.arguments = arguments
+        self.loop = loop
+        self.context = context if context is not None else copy_context()
+        self.off = False
+
+    def cancel(self) -> None:
+        self.off = True
+
+    def cancelled(self) -> bool:
+        return self.off
+
+    def run(self) -> None:
+        try:
+            self.context.run(self.callback, *self.arguments)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.loop.call_exception_handler({"exception": error})
 
 
 class _Future(asyncio.Future[T]):
@@ -71,7 +104,7 @@ class Kernel(asyncio.BaseEventLoop):
         self._max_steps = max_steps
         self._max_seconds = max_seconds
         self._events: list[Event] = []
-        self._soon: deque[asyncio.Handle] = deque()
+        self._soon: deque[_Handle] = deque()
         self._order = 0
         self._numbers = 0
         self._tasks: dict[int, asyncio.Task[Any]] = {}
@@ -108,7 +141,7 @@ class Kernel(asyncio.BaseEventLoop):
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Call before the clock moves."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         self._soon.append(handle)
         return handle
 
@@ -122,7 +155,7 @@ class Kernel(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Call at a virtual time, unless cancelled before."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Handle(callback, args, self, context)
         self._order += 1
         heapq.heappush(self._events, (max(when, self.now), self._order, None, timer))
         return timer
@@ -145,17 +178,14 @@ class Kernel(asyncio.BaseEventLoop):
             error = AssertionError(context.get("message", "asyncio failed"))
         self._failure = self._failure or error
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It stays among the events and is passed over in its turn."""
-
     def _run_once(self) -> None:
         events, soon, pop = self._events, self._soon, heapq.heappop
         while True:
             while soon:
                 handle = soon.popleft()
-                if not handle.cancelled():
+                if not handle.off:
                     self.steps += 1
-                    handle._run()
+                    handle.run()
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
@@ -170,10 +200,10 @@ class Kernel(asyncio.BaseEventLoop):
                 self.now = when
                 self.steps += 1
                 callback(*args)
-            elif not args.cancelled():
+            elif not args.off:
                 self.now = when
                 self.steps += 1
-                args._run()
+                args.run()
             if self.steps > self._max_steps:
                 raise OutOfSteps(f"not done after {self._max_steps} steps")
 

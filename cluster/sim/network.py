@@ -162,10 +162,11 @@ class Network:
         return table[max(sender, 0) % len(table)][max(to, 0) % len(table)]
 
     def _rough_delay(self, link: _Link) -> float:
-        seconds = link.least + self._spread(1.0 - link.choose()) * self._jitter_seconds
+        choose = link.choose
+        seconds = link.least + self._spread(1.0 - choose()) * self._jitter_seconds
         stalls = self._stalls
-        if stalls is not None and link.choose() < stalls.share:
-            seconds -= log(1.0 - link.choose()) * stalls.seconds
+        if stalls is not None and choose() < stalls.share:
+            seconds -= log(1.0 - choose()) * stalls.seconds
         if link.clogged_until:
             seconds += max(0.0, link.clogged_until - self._kernel.now)
         return seconds

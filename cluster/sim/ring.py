@@ -24,6 +24,7 @@ from bft.replica import Replica
 from bft.secret import Secret
 from bft.signatures import Ed25519Signer, Ed25519Verifier, Signer, Verifier
 from bft.state_tree import Kind, state_key
+from bft.statement import Digest
 from bft.threshold import Frost, ThresholdScheme, deal
 from bft.types import Epoch, ReplicaId
 from cluster.check import linearizability
@@ -41,7 +42,7 @@ from cluster.sim.shared import SharedService, shared_work
 from cluster.sim.split import Split
 from cluster.sim.split import figures as split_figures
 from cluster.sim.trace import Observe, Trace
-from cluster.sim.watch import Violation, Watch
+from cluster.sim.watch import Ordered, Violation, Watch
 from cluster.sim.weather import Weather, choose_faulty
 from cluster.sim.words import line
 from cluster.sim.workload import Client, Principal, Replayer
@@ -332,24 +333,24 @@ class Scenario:
             if self.kernel.now > deadline:
                 raise OutOfTime(f"servers {behind} have not run batch {target} {HEALED_SECONDS:g} s after they healed")
             await self._wait(0.05)
+        ordered = self.watch.ordered.values()
+        made = [(ran, _blocks(ran)) for ran in ordered if ran.outcome.status is Status.COMMITTED]
         for server in servers:
-            self._check_state(server)
+            self._check_state(server, made)
 
     async def _wait(self, seconds: float) -> None:
         done = self.kernel.create_future()
         self.kernel.after(seconds, done.set_result, None)
         await done
 
-    def _check_state(self, server: Server) -> None:
+    def _check_state(self, server: Server, made: list[tuple[Ordered, list[Digest]]]) -> None:
         """It holds the newest version of each object, as far as it has come, and the blocks that updates brought."""
         execution = server.core.replica.execution
         newest: dict[bytes, Outcome] = {}
-        for ran in self.watch.ordered.values():
-            if ran.sequence > execution.executed or ran.outcome.status is not Status.COMMITTED:
+        for ran, blocks in made:
+            if ran.sequence > execution.executed:
                 continue
-            asked = decode(ran.operation)
-            clause = asked.clauses[ran.outcome.clause or 0]
-            for guid in named_blocks(msgspec.structs.replace(asked, clauses=[clause])):
+            for guid in blocks:
                 if server.disk.size(BLOCKS, guid) is None:
                     raise Violation(f"rule 2: server {server.identity} lacks block {guid.hex()[:8]} of a version")
             before = newest.setdefault(ran.outcome.aguid, ran.outcome)
@@ -369,6 +370,13 @@ class Scenario:
         if isinstance(verdict, Illegal):
             raise Violation(f"not linearizable: {verdict}")
         return len([operation for client in self.clients for operation in client.history])
+
+
+def _blocks(ran: Ordered) -> list[Digest]:
+    """The blocks that the clause names by which an update committed."""
+    asked = decode(ran.operation)
+    clause = asked.clauses[ran.outcome.clause or 0]
+    return named_blocks(msgspec.structs.replace(asked, clauses=[clause]))
 
 
 def simulate(seed: int, manifest: Manifest, observe: Observe | None = None) -> Run:

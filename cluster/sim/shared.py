@@ -17,6 +17,9 @@ from bft.service import Result, ServiceView, StateMachine
 from bft.state_tree import StateProof, StateTree
 from bft.statement import Digest
 from bft.types import AgreedTime
+from pond.model import proof
+from pond.model.version import ObjectRecord
+from tapestry.guid import GUID
 
 _Read = tuple[str, str, bytes, bytes | int | None]
 """(what was asked, of which table, for which key, and the answer)."""
@@ -109,12 +112,14 @@ def shared_work() -> Iterator[None]:
     membership and one verifier, so a request that one admits is one that all do."""
     update, get, prove = StateTree.update, StateTree.get, StateTree.prove
     parse, admit, claim = Request.parse, Admission.admit, Certificate.claim
+    check_record = proof.check_record
     trees: dict[tuple[Digest, tuple[tuple[bytes, bytes | None], ...]], StateTree] = {}
     values: dict[tuple[Digest, bytes], bytes | None] = {}
     proofs: dict[tuple[Digest, bytes], StateProof] = {}
     requests: dict[bytes, RequestStatement] = {}
-    admitted: dict[tuple[bytes, bytes], tuple[RequestStatement, Digest, tuple[Digest, ...]]] = {}
+    admitted: dict[tuple[bytes, bytes], Admitted] = {}
     claims: dict[bytes, Claim] = {}
+    records: dict[tuple[Digest, StateProof, GUID], ObjectRecord | None] = {}
 
     def shared_update(tree: StateTree, changes: Mapping[bytes, bytes | None]) -> StateTree:
         key = (tree.root, tuple(changes.items()))
@@ -131,9 +136,11 @@ def shared_work() -> Iterator[None]:
 
     def shared_get(tree: StateTree, key: bytes) -> bytes | None:
         place = (tree.root, key)
-        if place not in values:
-            values[place] = get(tree, key)
-        return values[place]
+        try:
+            return values[place]
+        except KeyError:
+            value = values[place] = get(tree, key)
+            return value
 
     def shared_prove(tree: StateTree, key: bytes) -> StateProof:
         place = (tree.root, key)
@@ -147,9 +154,9 @@ def shared_work() -> Iterator[None]:
         known = admitted.get(key)
         if known is None:
             checked = admit(admission, request)
-            admitted[key] = checked[1:]
+            admitted[key] = checked.bare()
             return checked
-        return Admitted(request, *known)
+        return known if not request.bodies else Admitted(request, *known[1:])
 
     def shared_claim(certificate: Certificate) -> Claim:
         known = claims.get(certificate.statement)
@@ -157,13 +164,22 @@ def shared_work() -> Iterator[None]:
             known = claims[certificate.statement] = claim(certificate)
         return known
 
-    shared = [
+    def shared_check_record(claim: Claim, proved: StateProof, aguid: GUID) -> ObjectRecord | None:
+        place = (claim.state_root, proved, aguid)
+        try:
+            return records[place]
+        except KeyError:
+            record = records[place] = check_record(claim, proved, aguid)
+            return record
+
+    shared: list[tuple[object, str, object, object]] = [
         (StateTree, "update", update, shared_update),
         (StateTree, "get", get, shared_get),
         (StateTree, "prove", prove, shared_prove),
         (Request, "parse", parse, shared_parse),
         (Admission, "admit", admit, shared_admit),
         (Certificate, "claim", claim, shared_claim),
+        (proof, "check_record", check_record, shared_check_record),
     ]
     for owner, name, _, once in shared:
         setattr(owner, name, once)

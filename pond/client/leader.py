@@ -3,7 +3,6 @@
 Nothing rests on it but speed: a server that does not lead passes updates on, and one that is silent is not waited for.
 """
 
-from collections import Counter
 from math import inf
 
 from pond.client.asking import Asker, Conversation
@@ -41,7 +40,8 @@ class Leader:
     def heard(self, server: int, said: ServerStatus) -> bool:
         """Note what a server says; true when another one leads by that."""
         self._said[server] = (said.view, said.primary)
-        agreed = [leader for leader, count in Counter(self._said.values()).items() if count >= self._enough]
+        said_by_all = list(self._said.values())
+        agreed = [leader for leader in said_by_all if said_by_all.count(leader) >= self._enough]
         leads = max(agreed)[1] if agreed else self.server
         if leads == self.server or leads >= self._asker.servers:
             return False

@@ -82,6 +82,10 @@ class _Asker(NamedTuple):
     ask: int
 
 
+_TRANSLATED = frozenset((AnswerClient, Rejected, NewCertificate, Store))
+"""Effects that clients have to do with; most have not."""
+
+
 class _WaitingRead(NamedTuple):
     needed: Sequence
     client: object
@@ -164,6 +168,9 @@ class RingServer:
         """Agreement's answers in the client protocol's words; all else as it is, in the same order."""
         translated: list[Effect | ToClient] = []
         for effect in effects:
+            if type(effect) not in _TRANSLATED:
+                translated.append(effect)
+                continue
             match effect:
                 case AnswerClient(_Asker(client, ask), answer, certificate, place):
                     translated.append(ToClient(client, Answered(ask, answer, certificate, place)))

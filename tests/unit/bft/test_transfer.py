@@ -591,5 +591,5 @@ def test_what_is_out_of_bounds_does_not_decode(message: Message):
 
 
 def test_the_entries_of_a_span():
-    assert Span(ITEMS, b"\x00\xff", 3).entries() == [b"\x00\xff", b"\x01\x00", b"\x01\x01"]
-    assert Span(ITEMS, b"\xff\xfe", 256).entries() == [b"\xff\xfe", b"\xff\xff"]
+    assert list(Span(ITEMS, b"\x00\xff", 3).entries()) == [b"\x00\xff", b"\x01\x00", b"\x01\x01"]
+    assert list(Span(ITEMS, b"\xff\xfe", 256).entries()) == [b"\xff\xfe", b"\xff\xff"]
