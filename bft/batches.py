@@ -24,8 +24,8 @@ ALLOWANCE_BYTES = 4 * 1024 * 1024
 """What one replica may fetch in a tick of 0.1 s: 40 MiB/s, and four times that at once. Questions above it are dropped:
 who lacks something asks again."""
 
-LOOKUP_BYTES = 256
-"""What looking for something counts for, found or not."""
+LOOKUP_BYTES = 2048
+"""What looking for something counts for, found or not: a few microseconds of a disk in memory."""
 
 MOST_BYTES = 128 * 1024 * 1024
 """Proposals held that have not run: twice what an honest primary has under way. Without this a lying one fills memory

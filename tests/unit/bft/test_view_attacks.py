@@ -242,6 +242,7 @@ def test_one_body_asked_for_a_thousand_times_is_sent_once() -> None:
 
 def test_who_fetches_without_end_is_served_so_much_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "ALLOWANCE_BYTES", 3000)
+    monkeypatch.setattr(batches, "LOOKUP_BYTES", 256)
     ring = Ring()
     body = bytes(1000)
     name = hashlib.sha256(body).digest()
