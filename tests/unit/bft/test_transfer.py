@@ -473,24 +473,6 @@ def test_pinned_states_outlast_many_checkpoints():
     assert all(len(serving.held) <= KEPT + 1 for serving in world.serving.values())
 
 
-def test_states_that_are_gone_at_once_are_no_reason_to_pause():
-    """A ring under load, and one peer that says nothing: by the time that others are asked they have moved on. Who
-    waited then before it asked for a newer state found that gone as well, and waited for longer."""
-    world = World(Items())
-    world.lie = lambda peer, answer: None if peer == 1 else answer
-    tree = StateTree.empty()
-    for number in range(64, 64 * 200, 64):
-        tree = tree.update({state_key(Kind.SESSION, b"key"): b"%d" % number})
-        world.begin(number, world.hold(number, tree))
-        while world.links:
-            world.deliver()
-        if world.transfer.done is not None:
-            break
-        world.tick()
-    assert world.transfer.done is not None
-    assert number < 64 * 40
-
-
 def test_peers_that_had_nothing_are_asked_again():
     world = World(Items())
     tree = tree_of(content(1, 100))
