@@ -86,7 +86,7 @@ class Batches:
         self._disk = disk
         self._known: dict[tuple[Sequence, Digest], _Known] = {}
         self._spent: dict[ReplicaId, int] = {}
-        """What each replica has fetched of us lately."""
+        """What each replica was sent lately."""
 
     def get(self, sequence: Sequence, digest: Digest) -> Complete | None:
         """The batch, if it is complete."""
@@ -258,10 +258,10 @@ class Batches:
 
     def on_fetch_batches(self, sender: ReplicaId, message: FetchBatches) -> list[Effect]:
         """Send the batches that are in the log, as many as fit one answer."""
-        if self._spent.get(sender, 0) >= 4 * ALLOWANCE_BYTES:
+        room = self.room(sender)
+        if not room:
             return []
         effects: list[Effect] = []
-        room = MAX_ANSWER_BYTES
         for sequence, digest in dict.fromkeys(message.batches):
             room -= LOOKUP_BYTES
             contents = self._logged(sequence, digest)
@@ -271,15 +271,15 @@ class Batches:
             if effects and room < 0:
                 break
             effects.append(Send(sender, Batch(self._membership.epoch, sequence, contents.time, contents.requests)))
-        self._spent[sender] = self._spent.get(sender, 0) + MAX_ANSWER_BYTES - room
+        self.spend(sender, MAX_ANSWER_BYTES - room)
         return effects
 
     def on_fetch_bodies(self, sender: ReplicaId, message: FetchBodies) -> list[Effect]:
         """Send the bodies that are here, as many as fit one message."""
-        if self._spent.get(sender, 0) >= 4 * ALLOWANCE_BYTES:
+        room = self.room(sender)
+        if not room:
             return []
         found: list[bytes] = []
-        room = MAX_ANSWER_BYTES
         table = self._service.body_table()
         for name in dict.fromkeys(message.digests):
             room -= LOOKUP_BYTES
@@ -292,8 +292,16 @@ class Batches:
                 room -= size
             if room <= 0:
                 break
-        self._spent[sender] = self._spent.get(sender, 0) + MAX_ANSWER_BYTES - room
+        self.spend(sender, MAX_ANSWER_BYTES - room)
         return [Send(sender, Bodies(self._membership.epoch, found))] if found else []
+
+    def room(self, to: ReplicaId) -> int:
+        """How many bytes of batches or bodies a replica may be sent now in one answer."""
+        return MAX_ANSWER_BYTES if self._spent.get(to, 0) < 4 * ALLOWANCE_BYTES else 0
+
+    def spend(self, to: ReplicaId, size_bytes: int) -> None:
+        """A replica was sent so much."""
+        self._spent[to] = self._spent.get(to, 0) + size_bytes
 
     def tick(self) -> None:
         """0.1 s have passed: all may fetch more."""

@@ -52,11 +52,11 @@ class _Told:
 
 def decide(membership: Membership, view_changes: SequenceOf[ViewChange], window: int) -> Decision | None:
     """The decision that these VIEW-CHANGEs, of different replicas, lead to; None when they do not suffice yet."""
-    start = _checkpoint(membership, view_changes)
+    start = _checkpoint(membership, view_changes, window)
     if start is None:
         return None
     low, digest = start
-    changes = [_Told(change) for change in view_changes]
+    changes = [_Told(change) for change in view_changes if low - window <= change.stable.sequence]
     selected: dict[Sequence, Digest] = {}
     for sequence in sorted({sequence for change in changes for sequence in change.prepared}):
         if not low < sequence <= low + window:
@@ -71,14 +71,15 @@ def decide(membership: Membership, view_changes: SequenceOf[ViewChange], window:
     return Decision(low, digest, tuple(selected.get(sequence, NULL) for sequence in numbers))
 
 
-def _checkpoint(membership: Membership, changes: Iterable[ViewChange]) -> tuple[Sequence, Digest] | None:
-    """The highest checkpoint that f + 1 hold and above which 2f + 1 can tell what happened."""
+def _checkpoint(membership: Membership, changes: Iterable[ViewChange], window: int) -> tuple[Sequence, Digest] | None:
+    """The highest checkpoint that f + 1 hold and above which 2f + 1 can tell what happened. Who was more than a window
+    below it cannot: its sender may have lost its disk since, and voted above it with a new one (`bft.recovery`)."""
     holders: dict[tuple[Sequence, Digest], int] = {}
     for change in changes:
         for held in change.checkpoints:
             holders[held] = holders.get(held, 0) + 1
     for sequence, digest in sorted(holders, key=lambda held: (-held[0], held[1])):
-        below = sum(1 for change in changes if change.stable.sequence <= sequence)
+        below = sum(1 for change in changes if sequence - window <= change.stable.sequence <= sequence)
         if below >= membership.quorum and holders[sequence, digest] >= membership.weak:
             return sequence, digest
     return None

@@ -13,7 +13,7 @@ import msgspec
 
 from bft import log, statement
 from bft.admission import Admitted
-from bft.batches import Batches, batch_digest, digest_of
+from bft.batches import LOOKUP_BYTES, Batches, batch_digest, digest_of
 from bft.effects import Broadcast, Effect, Mark, Overlay, Persist, Rejected, Send
 from bft.membership import Membership
 from bft.messages import (
@@ -370,16 +370,20 @@ class Ordering:
 
     def send_again(self, to: ReplicaId, first: Sequence, last: Sequence, contents: bool) -> list[Effect]:
         """What this replica has said about numbers first to last in this view. Proposals, which are large, come from
-        the primary, or from whom they were asked of."""
+        the primary, or from whom they were asked of, and as many as fit one answer: who lacks more asks again."""
         messages: list[Message] = []
         epoch, view = self.membership.epoch, self.view
         leading = self.identity == self.primary
+        room = self._batches.room(to) if contents or leading else 0
         for sequence in map(Sequence, range(first, last + 1)):
             slot = self.slots.get(sequence)
             if slot is None or not slot.voted:
                 continue
-            if slot.signature is not None and (contents or leading):
-                messages.append(self._proposal(sequence, slot, slot.signature))
+            if slot.signature is not None and room > 0:
+                proposal = self._proposal(sequence, slot, slot.signature)
+                messages.append(proposal)
+                room -= LOOKUP_BYTES + proposal.size_bytes
+                self._batches.spend(to, LOOKUP_BYTES + proposal.size_bytes)
             if not leading:
                 messages.append(Prepare(epoch, view, sequence, slot.digest))
             if slot.committing:

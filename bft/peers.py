@@ -49,6 +49,10 @@ class Peers:
         self._asked.pop(peer, None)
         self._failures.pop(peer, None)
 
+    def freed(self, peer: ReplicaId) -> None:
+        """The peer said, in time, that it does not have what it was asked for: it may be asked for something else."""
+        self._asked.pop(peer, None)
+
     def failed(self, peer: ReplicaId) -> None:
         """The peer sent nothing of use, or nothing at all."""
         self._asked.pop(peer, None)

@@ -4,7 +4,8 @@ A replica too far behind for the others' logs transfers a stable checkpoint (TOC
 disk empty has forgotten what it voted for, and could vote for something else: it follows in silence until a checkpoint
 is stable above every number that it may have voted at, as after a proactive recovery (section 5.3). It learns that
 number from 2f + 1 others: what any of them has found stable now is at most a window below what this replica had then,
-and it voted at most a window above that.
+and it voted at most a window above that. It waits for one more, since a VIEW-CHANGE that it sent then may yet be shown,
+and counts up to two windows above its checkpoint (`new_view`): for nothing that is voted for after the silence.
 """
 
 from bft import log
@@ -26,6 +27,9 @@ STUCK_TICKS = 5
 HURRIED_TICKS = 36_000
 """For how long a ring that hurried for a replica which lost its votes does not do so again for the same one: an hour. A
 liar that loses them all the time gains a window of empty batches."""
+
+SILENT_WINDOWS = 3
+"""How far above what others have found stable the silence ends."""
 
 UNKNOWN = Sequence(2**62)
 """Stands for the number up to which a replica stays silent, until it has learned it."""
@@ -90,7 +94,10 @@ class Recovery:
         self._learners[sender] = message.learning
         executed = self._execution.executed
         _, since = self._hurried.get(sender, (0, -HURRIED_TICKS))
-        if executed < message.learning <= executed + 3 * self._window and self._now - since >= HURRIED_TICKS:
+        if (
+            executed < message.learning <= executed + (SILENT_WINDOWS + 1) * self._window
+            and self._now - since >= HURRIED_TICKS
+        ):
             self._hurried[sender] = (message.learning, self._now)
         self.serving.heard(sender, message.executed)
 
@@ -140,7 +147,7 @@ class Recovery:
             reached = [replica for replica, claimed in self._claimed.items() if claimed <= stable]
             if len(reached) < self._membership.quorum:
                 return []
-            return self._keep(Sequence(stable + 2 * self._window))
+            return self._keep(Sequence(stable + SILENT_WINDOWS * self._window))
         return self._keep(Sequence(0)) if stable >= self.silent_until else []
 
     def _keep(self, until: Sequence) -> list[Effect]:

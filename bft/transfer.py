@@ -234,9 +234,9 @@ class _StateFetch:
         return effects
 
     def on_gone(self, peer: ReplicaId) -> None:
-        """The peer does not hold the target."""
+        """The peer does not hold the target. It may hold the next one, if it is asked at once."""
         self.gone.add(peer)
-        self._peers.failed(peer)
+        self._peers.freed(peer)
         self.give_up(peer)
 
     def give_up(self, peer: ReplicaId) -> None:

@@ -300,8 +300,15 @@ class Server:
 
     def _damaged(self, error: Exception) -> None:
         """What our votes rest on is lost or changed. What that disk says is not used again, since we could vote
-        differently (design.md, rule 1): the server begins anew, with what the others have, and silent for a while."""
-        kept = _set_aside(self._directory)
+        differently (design.md, rule 1): the server begins anew, with what the others have, and silent for a while. A
+        disk that takes not even a note of that, as a full one, is asked again; nothing is begun on it before."""
+        try:
+            kept = _set_aside(self._directory)
+        except OSError as refused:
+            self._log.error("damaged storage is still in place", reason=str(error), refused=str(refused))
+            self._look_seconds = min(2 * self._look_seconds, LONGEST_LOOK_SECONDS)
+            self._loop.call_later(self._look_seconds, self._damaged, error)
+            return
         self._log.error("disk damaged", reason=str(error), kept=str(kept.name))
         self._loop.call_later(self._look_seconds, self._live)
 

@@ -5,7 +5,7 @@ import pytest
 from bft import log
 from bft.effects import Broadcast, Received, Send
 from bft.messages import Commit, NewView, Prepare, PrePrepare, Status, ViewChange
-from bft.recovery import lost_votes
+from bft.recovery import SILENT_WINDOWS, lost_votes
 from bft.tuning import Tuning
 from bft.types import ReplicaId, Sequence, View
 from tests.unit.bft.ring import Client, MemoryDisk, Ring
@@ -72,13 +72,13 @@ def test_who_lost_its_disk_says_nothing_until_its_old_votes_cannot_matter(lost: 
     ring.perform = listen  # type: ignore[method-assign,assignment]
     tick(ring, 20, idle=True)
     assert silent.execution.executed >= 28
-    for _ in range(60):
+    for _ in range(90):
         if not silent.recovery.silent_until:
             break
         tick(ring, 1, idle=True)
     assert not spoken
     assert silent.recovery.silent_until == 0
-    assert silent.execution.executed >= 28 + 2 * SMALL.window
+    assert silent.execution.executed >= 28 + SILENT_WINDOWS * SMALL.window
     leader = ring.replicas[(lost + 1) % 4].ordering.primary
     other = next(i for i in range(4) if i not in (lost, leader))
     ring.crash(ReplicaId(other))
@@ -135,12 +135,12 @@ def test_a_ring_hurries_once_for_who_says_that_it_lost_its_votes() -> None:
 
     def claim() -> int:
         executed = ring.executed[0]
-        until = Sequence(executed + 2 * SMALL.window)
+        until = Sequence(executed + SILENT_WINDOWS * SMALL.window)
         status = Status(1, View(0), True, Sequence(executed), Sequence(0), Sequence(0), 1, True, False, until)  # type: ignore
         ring.step(ReplicaId(0), Received(ReplicaId(3), status, ring.now))
         ring.pass_time(1)
         return ring.executed[0] - executed
 
     first = [claim() for _ in range(3)]
-    assert sum(first) >= 2 * SMALL.window
+    assert sum(first) >= SILENT_WINDOWS * SMALL.window
     assert [claim() for _ in range(5)] == [1] * 5

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bft.batches import ALLOWANCE_BYTES, MAX_ANSWER_BYTES
 from bft.catch_up import RESEND
 from bft.messages import Certified, Commit, Decided, NewView, Prepare, PrePrepare, StableCheckpoint, Status
 from bft.retransmission import GAP_SECONDS
@@ -59,6 +60,24 @@ def test_who_asks_too_often_is_not_answered() -> None:
         answered.append(bool(receive(ring, 1, 3, status())))
     assert sum(answered) == 5
     assert receive(ring, 1, 2, status()), "another is"
+
+
+def test_a_flood_of_status_brings_no_flood_of_large_proposals() -> None:
+    """Thirty-two proposals of 8 MB each would leave a server two hundred times a second."""
+    ring, client = Ring(), Client()
+    for _ in range(6):
+        ring.submit(client.request(bytes(7_000_000)))
+    asked: list[int] = []
+    for _ in range(20):
+        ring.now = AgreedTime(ring.now + round(GAP_SECONDS * 1e6))
+        proposals = sent(receive(ring, 1, 3, status()), PrePrepare)
+        asked.append(sum(proposal.size_bytes for proposal in proposals))
+    assert max(asked) <= MAX_ANSWER_BYTES + 7_100_000
+    assert sum(asked) < 4 * ALLOWANCE_BYTES + max(asked)
+    ring.fire("tick")
+    ring.fire("tick")
+    ring.fire("tick")
+    assert sent(receive(ring, 1, 3, status()), PrePrepare), "it is answered again"
 
 
 @pytest.mark.parametrize("view", [0, 1, FAR])

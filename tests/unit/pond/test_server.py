@@ -1,6 +1,7 @@
 """One server as a process is, in this process: what a disk that refuses, or lies, does to it."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 from bft.effects import Write
 from bft.execution import StateDamaged
 from cluster import layout
+from pond import keys
 from pond.client.asking import Asker
 from pond.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, StorageRotten
 from pond.logs import Log
 from pond.model.tables import BLOCKS, NODES
 from pond.node import server as module
-from pond.node.server import DAMAGED, STORE, TABLES, Server
+from pond.node.server import DAMAGED, LOST, STORE, TABLES, Server
 from pond.protocol import (
     MAX_MESSAGE_BYTES,
     Blocks,
@@ -211,6 +213,34 @@ def test_a_storage_damaged_at_the_start_is_set_aside_and_silence_outlasts_restar
     Faulty.failure = failure
     run(place, test)
     run(place, again)
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+def test_a_damaged_storage_that_cannot_be_set_aside_yet_is_set_aside_later(
+    place: layout.ServerPlace, monkeypatch: pytest.MonkeyPatch, at_start: bool
+) -> None:
+    """The disk is full as well, and takes no note of the lost votes: a server that gave up then never came back."""
+    write = keys.write_durably
+    refused: list[Path] = []
+
+    def refuse(path: Path, data: bytes, *, replace: bool) -> None:
+        if path.name == LOST and len(refused) < 3:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "no space left on device")
+        write(path, data, replace=replace)
+
+    async def test(server: Server, client: Client) -> None:
+        if not at_start:
+            await client.until(Condition.SERVING)
+            Faulty.failure = ROTTEN
+        await client.until(Condition.DISK_DAMAGED)
+        Faulty.failure = None
+        assert "lost its votes" in (await client.until(Condition.LEARNING)).detail
+        assert len(refused) == 3
+
+    monkeypatch.setattr(keys, "write_durably", refuse)
+    Faulty.failure = ROTTEN if at_start else None
+    run(place, test)
 
 
 def test_a_storage_that_is_gone_is_begun_anew_in_silence(place: layout.ServerPlace) -> None:
