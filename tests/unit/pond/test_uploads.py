@@ -113,7 +113,8 @@ def test_a_block_that_is_named_in_time_waits_on() -> None:
         assert cluster.servers[0].uploads.held_bytes == held_bytes == len(block) + UPLOAD_COST_BYTES, "counted once"
         _, account = split(cluster.disks[0].get(UPLOADS, bguid(block)))
         assert account[:2] == account_of("mine")
-        sweep(cluster, UPLOAD_SECONDS + 1)
+        for _ in range(100):  # after a long absence it goes in steps
+            sweep(cluster, UPLOAD_SECONDS + 1)
         assert keep(cluster, block) == ([False], 0)
         assert cluster.servers[0].uploads.held_bytes == 0
         assert cluster.disks[0].scan(UPLOADS, b"", b"\xff" * 33) == []
