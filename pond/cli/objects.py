@@ -35,7 +35,7 @@ from pond.errors import NotFound, UsageError, VerificationFailed
 if TYPE_CHECKING:
     from pond.client.objects import ObjectStat
     from pond.client.ring import Consistency
-    from pond.client.sync import Object, Store
+    from pond.client.sync import Object, Store, Update
     from pond.client.target import Version
 
 CONSISTENCIES = ("latest", "any")
@@ -63,7 +63,7 @@ def connected(timeout: float) -> Iterator["Store"]:
         yield store
 
 
-def _written(target: "Object", version: "Version", status: str = "committed") -> Written:
+def _written(target: "Object", version: "Version", status: str = "committed", resumed: int = 0) -> Written:
     return Written(
         name=target.name,
         aguid=target.aguid.hex(),
@@ -72,12 +72,23 @@ def _written(target: "Object", version: "Version", status: str = "committed") ->
         size=version.size,
         time=iso(version.time),
         status=status,
+        resumed=resumed,
     )
+
+
+def _commit(target: "Object", update: "Update", progress: Progress) -> Written:
+    progress.resumed_bytes = lambda: update.resumed_bytes
+    version = update.commit(progress=progress)
+    return _written(target, version, resumed=update.resumed_bytes)
 
 
 def _show_written(answer: Written, as_json: bool) -> None:
     what = f"{answer.name}: version {answer.version}, {human_size(answer.size)}, {answer.time}"
-    show(answer, what if answer.status == "committed" else f"{what}, {answer.status}", as_json)
+    if answer.status != "committed":
+        what += f", {answer.status}"
+    if answer.resumed:
+        what += f", resumed: {human_size(answer.resumed)} were there"
+    show(answer, what, as_json)
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -106,7 +117,11 @@ def put(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Write FILE, or standard input where it is - or left out, as the next version of object NAME."""
+    """Write FILE, or standard input where it is - or left out, as the next version of object NAME.
+
+    When it is broken off, run it again: of a FILE of 16 MiB or more only what the servers do not hold yet is sent. They
+    keep what was sent for two hours.
+    """
     from pond.client import predicates
     from pond.client.target import check_block_size
 
@@ -124,7 +139,7 @@ def put(
             update.when(predicates.version_is(if_version))
         if if_absent:
             update.when(predicates.absent())
-        answer = _written(target, update.commit(progress=progress))
+        answer = _commit(target, update, progress)
     _show_written(answer, as_json)
 
 
@@ -137,7 +152,7 @@ def append(name: str, file: str | None, timeout: float, as_json: bool) -> None:
     """Add FILE, or standard input where it is - or left out, to the end of object NAME, whatever that is by then."""
     with open_input(file) as content, connected(timeout) as store, Progress(f"append {name}") as progress:
         target = store.open(name)
-        answer = _written(target, target.append(content, progress=progress))
+        answer = _commit(target, target.update().append(content), progress)
     _show_written(answer, as_json)
 
 

@@ -178,6 +178,8 @@ class Progress:
         self._began = monotonic()
         self._drawn: float | None = None
         self._length = 0
+        self.resumed_bytes: Callable[[], int] = int
+        """How much of what is done was done before, by an attempt that was broken off."""
 
     def __call__(self, done: int, total: int) -> None:
         """Draw it, unless that was done just now."""
@@ -186,13 +188,16 @@ class Progress:
         if not self._on_terminal or now - last < self.EVERY_SECONDS:
             return
         self._drawn = now
-        rate = done / (now - self._began) / 1e6
+        resumed = self.resumed_bytes()
+        rate = max(0, done - resumed) / (now - self._began) / 1e6
         if total:
             share = min(done / total, 1.0)
             state = f"[{('#' * round(share * self.WIDTH)).ljust(self.WIDTH)}] {share:4.0%}"
         else:
             state = f"{done / 1e6:10.1f} MB"
         line = f"{self._label} {state} {rate:6.1f} MB/s"
+        if resumed:
+            line += f", {resumed / 1e6:.0f} MB were there"
         self._length = max(self._length, len(line))
         click.echo("\r" + line.ljust(self._length), nl=False, err=True)
 

@@ -134,6 +134,8 @@ class _Feed:
         self.size_bytes = rest_of(file)
         self._file = file
         self._requests = requests
+        self._start = file.tell() if self.size_bytes is not None else 0
+        self._again = False
 
     def __aiter__(self) -> "_Feed":
         return self
@@ -146,8 +148,15 @@ class _Feed:
             raise StopAsyncIteration
         return data
 
+    def rewind(self) -> None:
+        """What is asked for next is the beginning once more."""
+        self._again = True
+
     def read(self) -> bytes:
         """In the calling thread."""
+        if self._again:
+            self._again = False
+            self._file.seek(self._start)
         data = self._file.read(READ_BYTES)
         if data is not None and not isinstance(data, bytes | bytearray | memoryview):
             raise UsageError("the file is open in text mode: open it with mode 'rb'")
@@ -247,6 +256,11 @@ class Update:
         except BaseException:
             future.cancel()
             raise
+
+    @property
+    def resumed_bytes(self) -> int:
+        """How much was not sent, so far, since servers hold it from an attempt that was broken off."""
+        return self._core.resumed_bytes
 
     def _source(self, data: Data) -> "bytes | bytearray | memoryview | _Feed":
         if isinstance(data, bytes | bytearray | memoryview):

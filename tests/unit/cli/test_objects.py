@@ -28,9 +28,14 @@ class FakeUpdate:
     def __init__(self, target):
         self.target = target
         self.predicates = []
+        self.resumed_bytes = 0
 
     def write(self, content):
         self.content = content.read()
+        return self
+
+    def append(self, content):
+        self.content = (self.target.contents[-1] if self.target.contents else b"") + content.read()
         return self
 
     def when(self, predicate):
@@ -38,6 +43,7 @@ class FakeUpdate:
         return self
 
     def commit(self, progress=None):
+        self.resumed_bytes = self.target.resumed_bytes
         self.target.asked.append(self.predicates)
         return self.target.add(self.content)
 
@@ -46,6 +52,7 @@ class FakeObject:
     """Keeps its versions in a list."""
 
     aguid = b"\xaa" * 32
+    resumed_bytes = 0
 
     def __init__(self, name):
         self.name = name
@@ -62,9 +69,6 @@ class FakeObject:
 
     def update(self):
         return FakeUpdate(self)
-
-    def append(self, content, progress=None):
-        return self.add((self.contents[-1] if self.contents else b"") + content.read())
 
     def read_stream(self, version, *, vguid, at, consistency, progress):
         self.asked.append((version, vguid, at, consistency))
@@ -140,10 +144,13 @@ def test_put_prints_the_version(store, tmp_path):
         "size": 7,
         "time": "2026-01-02T04:04:05.000006Z",
         "status": "committed",
+        "resumed": 0,
     }
     assert store.created == [("notes", 8192)]
     assert run("put", "notes", stdin=b"again").stdout == "notes: version 2, 5 bytes, 2026-01-02T05:04:05.000006Z\n"
     assert store.objects["notes"].contents == [b"content", b"again"]
+    store.objects["notes"].resumed_bytes = 3 << 20
+    assert run("put", "notes", stdin=b"third").stdout.endswith(", resumed: 3.0 MiB were there\n")
 
 
 def test_predicates_go_with_the_update(store, notes):
