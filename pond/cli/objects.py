@@ -11,13 +11,14 @@ import click
 
 from pond.cli.answers import Event, Exported, SignedStatement, Stat, Verified, Written, human_size, iso, show, table
 from pond.cli.differences import show_difference
-from pond.cli.files import open_input
+from pond.cli.files import open_input, resumed_output
 from pond.cli.files import output as output_file
 from pond.cli.options import (
     VERSION,
     F,
     Progress,
     block_size,
+    byte_range,
     cluster_option,
     json_option,
     key_option,
@@ -202,6 +203,14 @@ def rm(name: str, timeout: float, as_json: bool) -> None:
     show_default=True,
     help="latest: no newer version had been acknowledged; any: what the first server proves.",
 )
+@click.option(
+    "--range",
+    "span",
+    type=byte_range,
+    metavar="START..STOP",
+    help="Only bytes from START on and before STOP, as in 1M..2M or 100..; nothing is fetched but the blocks that these"
+    " are in.",
+)
 @_on_store
 def get(
     name: str,
@@ -210,15 +219,49 @@ def get(
     at: datetime | None,
     output: str | None,
     consistency: "Consistency",
+    span: tuple[int, int | None] | None,
     timeout: float,
 ) -> None:
-    """Read the newest version of object NAME, or any other. Every byte is checked against the ring's signature."""
+    """Read the newest version of object NAME, or any other. Every byte is checked against the ring's signature.
+
+    When it is broken off, run it again: if 16 MiB or more had come, they are beside FILE as .FILE.part, and what is
+    right of them is not fetched again.
+    """
     if sum(choice is not None for choice in (version, vguid, at)) > 1:
         raise click.UsageError("--version, --vguid and --at exclude each other: choose one")
-    with output_file(output) as out, connected(timeout) as store, Progress(f"get {name}") as progress:
+    whole = span is None
+    with (
+        resumed_output(output) if whole else _anew(output) as (out, begun),
+        connected(timeout) as store,
+        Progress(f"get {name}") as progress,
+    ):
         target = store.open(name, consistency=consistency)
-        for piece in target.read_stream(version, vguid=vguid, at=at, consistency=consistency, progress=progress):
+        held = 0
+        if begun:
+            # The version is settled first: what is there already and what follows must be of the same one.
+            vguid = target.version(version, vguid=vguid, at=at, consistency=consistency).vguid
+            version = at = None
+            held = target.equal_prefix(out, vguid=vguid, consistency=consistency, progress=progress)
+            out.truncate(held)
+            out.seek(held)
+            progress.resumed_bytes = lambda: held
+        start, stop = span or (held, None)
+        for piece in target.read_stream(
+            version,
+            vguid=vguid,
+            at=at,
+            start=start,
+            stop=stop,
+            consistency=consistency,
+            progress=lambda done, total: progress(held + done, held + total),
+        ):
             out.write(piece)
+
+
+@contextmanager
+def _anew(path: str | None) -> Iterator[tuple[BinaryIO, bool]]:
+    with output_file(path) as file:
+        yield file, False
 
 
 @click.command()

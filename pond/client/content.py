@@ -12,9 +12,10 @@ from typing import NamedTuple, TypeVar
 from bft.secret import Secret
 from pond.client.asking import Deadline
 from pond.client.blocks import NODE, Fetcher, Progress, Wanted
+from pond.client.sealing import Source
 from pond.errors import UsageError, VerificationFailed
 from pond.model import tree
-from pond.model.block import BlockError, BlockRef, unseal
+from pond.model.block import BlockError, BlockRef, is_content, unseal
 from pond.model.encryption import OVERHEAD_BYTES, DecryptionError, Decryptor
 from pond.model.tree import Load, TreeError, TreeRoot
 from pond.model.version import VersionRoot
@@ -207,6 +208,22 @@ class Snapshot:
                     progress(done, total)
                 yield piece
                 deadline.extend()  # whoever takes the pieces may take its time
+
+    async def equal_prefix(self, source: Source, deadline: Deadline, progress: Progress | None) -> int:
+        """How many bytes of the source, from its start and in whole blocks, are the content's."""
+        done = 0
+        async for place in self._nodes.places(self.root.content, deadline):
+            plaintext = await source.take(place.ref.length)
+            try:
+                if not is_content(self._decryptor, place.ref, plaintext):
+                    break
+            except DecryptionError as error:
+                raise VerificationFailed(str(error)) from None
+            done += len(plaintext)
+            deadline.extend()
+            if progress is not None:
+                progress(done, self.size)
+        return done
 
     def metadata(self) -> bytes | None:
         """What the owner keeps beside the content."""

@@ -108,6 +108,16 @@ class Source:
                     yield bytes(held)
                 return
 
+    async def take(self, size_bytes: int) -> bytes:
+        """The next bytes, fewer only at the end."""
+        parts, count = self._start, sum(map(len, self._start))
+        while count < size_bytes and (piece := await self._more(size_bytes - count)):
+            parts.append(piece)
+            count += len(piece)
+        data = b"".join(parts)
+        self._start = [data[size_bytes:]]
+        return data[:size_bytes]
+
     async def _more(self, size_bytes: int) -> bytes:
         if self._read is not None:
             piece = self._read(size_bytes)

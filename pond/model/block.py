@@ -88,6 +88,14 @@ def unseal(decryptor: Decryptor, ref: BlockRef, ciphertext: bytes) -> bytes:
     return plaintext[: ref.length]
 
 
+def is_content(decryptor: Decryptor, ref: BlockRef, plaintext: bytes) -> bool:
+    """Whether these bytes are what a block holds, found without the block. Not of one that was truncated: nobody knows
+    what else it was made of. Raises DecryptionError without the read key."""
+    if len(plaintext) != ref.length:
+        return False
+    return bguid(decryptor.encrypted_again(ref.epoch, ref.salt, ref.counter, plaintext)) == ref.bguid
+
+
 def to_runs(refs: Iterable[BlockRef]) -> list[Run]:
     """The fewest runs that hold these references in this order."""
     runs: list[Run] = []

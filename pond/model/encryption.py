@@ -98,6 +98,21 @@ class Decryptor:
 
     def decrypt(self, epoch: int, salt: bytes, counter: int, ciphertext: bytes) -> bytes:
         """The plaintext. Raises DecryptionError."""
+        try:
+            return self._cipher(epoch, salt).decrypt(_nonce(counter), ciphertext, self._aguid)
+        except InvalidTag:
+            raise DecryptionError(
+                f"a ciphertext of object {self._aguid.hex()} was not encrypted with its read key of epoch {epoch}"
+            ) from None
+
+    def encrypted_again(self, epoch: int, salt: bytes, counter: int, plaintext: bytes) -> bytes:
+        """What a plaintext was encrypted as, if it was: only to be compared with that, and then forgotten.
+
+        The bytes must not leave the process: of another plaintext they would be a second one under this nonce.
+        """
+        return self._cipher(epoch, salt).encrypt(_nonce(counter), plaintext, self._aguid)
+
+    def _cipher(self, epoch: int, salt: bytes) -> AESGCM:
         cipher = self._ciphers.get((epoch, salt))
         if cipher is None:
             read_key = self._read_keys.get(epoch)
@@ -107,12 +122,7 @@ class Decryptor:
             while len(self._ciphers) >= KEPT_KEYS:
                 del self._ciphers[next(iter(self._ciphers))]
             self._ciphers[epoch, salt] = cipher
-        try:
-            return cipher.decrypt(_nonce(counter), ciphertext, self._aguid)
-        except InvalidTag:
-            raise DecryptionError(
-                f"a ciphertext of object {self._aguid.hex()} was not encrypted with its read key of epoch {epoch}"
-            ) from None
+        return cipher
 
 
 def decrypt(read_key: Secret, aguid: GUID, epoch: int, salt: bytes, counter: int, ciphertext: bytes) -> bytes:

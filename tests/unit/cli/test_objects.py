@@ -70,12 +70,12 @@ class FakeObject:
     def update(self):
         return FakeUpdate(self)
 
-    def read_stream(self, version, *, vguid, at, consistency, progress):
+    def read_stream(self, version, *, vguid, at, start, stop, consistency, progress):
         self.asked.append((version, vguid, at, consistency))
         number = version or len(self.contents)
         if not 1 <= number <= len(self.contents):
             raise NotFound(f"no version {number}")
-        yield self.contents[number - 1]
+        yield self.contents[number - 1][start:stop]
 
     def open(self, mode, *, version):
         return FakeFile(self.contents[version - 1], self.number(version))
@@ -131,6 +131,23 @@ def notes(store):
 
 def run(*words, stdin=b"", **settings):
     return CliRunner().invoke(main, list(words), input=stdin, **settings)
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"), [("0..3", b"012"), ("4..", b"456789"), ("..2", b"01"), ("..", b"0123456789"), ("5..5", b"")]
+)
+def test_get_of_a_range(store, tmp_path, span, expected):
+    store.create("notes").add(b"0123456789")
+    assert run("get", "notes", "--range", span).stdout_bytes == expected
+    run("get", "notes", "--range", span, "-o", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_bytes() == expected
+
+
+@pytest.mark.parametrize("span", ["5", "3..2", "a..b", "k..2", "1..2..3", "-1..2", "1.5..2"])
+def test_what_is_no_range_is_refused(store, span):
+    result = run("get", "notes", f"--range={span}")
+    assert result.exit_code == 2
+    assert "--range" in result.stderr
 
 
 def test_put_prints_the_version(store, tmp_path):
