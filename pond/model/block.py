@@ -124,5 +124,11 @@ def from_runs(runs: Iterable[Run]) -> list[BlockRef]:
 
 
 def default_block_size(content_bytes: int) -> int:
-    """Block size in bytes for an object that starts with this much content: 64 KiB below 64 MiB, else 1 MiB."""
-    return 64 * 1024 if content_bytes < 64 * 1024 * 1024 else 1024 * 1024
+    """Block size in bytes for an object that starts with this much content: 64 KiB below 64 MiB, 256 KiB below 16 GiB.
+
+    Larger ones have 1 MiB. A part that is read costs a block more than it has, at most; blocks of 256 KiB take no more
+    processor time than larger ones do, of 64 KiB a seventh more.
+    """
+    if content_bytes < 64 * 1024 * 1024:
+        return 64 * 1024
+    return 256 * 1024 if content_bytes < 16 * 1024**3 else 1024 * 1024

@@ -19,6 +19,12 @@ class Metrics:
         self.messages = Counter(
             "pond_messages", "Messages by type and direction (in, out)", ["type", "direction"], registry=self.registry
         )
+        self.client_bytes = Counter(
+            "pond_client_bytes",
+            "Bytes of messages with clients (in, out)",
+            ["direction"],
+            registry=self.registry,
+        )
         self.rejected = Counter(
             "pond_rejected", "Messages and requests that were dropped, by reason", ["reason"], registry=self.registry
         )

@@ -177,4 +177,5 @@ def test_runs_that_contradict_themselves(counter: int, lengths: list[int], names
 def test_default_block_sizes() -> None:
     mebibyte = 2**20
     assert block.default_block_size(0) == block.default_block_size(64 * mebibyte - 1) == 64 * 1024
-    assert block.default_block_size(64 * mebibyte) == block.default_block_size(2**40) == mebibyte
+    assert block.default_block_size(64 * mebibyte) == block.default_block_size(2**34 - 1) == mebibyte // 4
+    assert block.default_block_size(2**34) == block.default_block_size(2**40) == mebibyte
