@@ -265,11 +265,9 @@ class RingServer:
     def _on_keep_blocks(self, client: object, ask: int, guids: list[bytes], now: AgreedTime) -> list[Effect | ToClient]:
         held, writes = self.uploads.keep(guids, now)
         answer = ToClient(client, BlocksKept(ask, [guid in held for guid in guids]))
-        if not writes:
-            return [answer]
         arrived = self.replica.bodies_arrived(writes, now)
         self.uploads.count(writes)
-        return [Persist(writes), answer, *self._translate(arrived)]
+        return [Persist(writes), answer, *self._translate(arrived)]  # what came with an update may not be synced yet
 
     def _sweep_uploads(self, now: AgreedTime) -> list[Effect | ToClient]:
         writes = self.uploads.sweep(now, self.replica.named_bodies)

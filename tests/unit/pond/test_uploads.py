@@ -147,9 +147,9 @@ def test_a_block_that_a_version_has_is_kept_without_a_word() -> None:
         names = {guid for disk in cluster.disks for guid in disk.tables[BLOCKS]}
         cluster.skew += 10 * UPLOAD_SECONDS * 1_000_000
         for server in cluster.servers:
-            [answer] = server.on_client("anybody", KeepBlocks(7, sorted(names)), cluster.now)
-            assert isinstance(answer, ToClient)
-            assert answer.reply == BlocksKept(7, [True] * len(names))
+            written, answer = server.on_client("anybody", KeepBlocks(7, sorted(names)), cluster.now)
+            assert written == Persist(())
+            assert answer == ToClient("anybody", BlocksKept(7, [True] * len(names)))
         store.close()
 
     run(test)
