@@ -15,7 +15,7 @@ from pond.client.blocks import NODE, Fetcher, Progress, Wanted
 from pond.client.sealing import Source
 from pond.errors import UsageError, VerificationFailed
 from pond.model import tree
-from pond.model.block import BlockError, BlockRef, is_content, unseal
+from pond.model.block import BlockRef, is_content, unseal
 from pond.model.encryption import OVERHEAD_BYTES, DecryptionError, Decryptor
 from pond.model.tree import Load, TreeError, TreeRoot
 from pond.model.version import VersionRoot
@@ -237,10 +237,10 @@ class Snapshot:
 
 
 def unseal_block(decryptor: Decryptor, ref: BlockRef, ciphertext: bytes) -> bytes:
-    """Decrypt a block. Raises VerificationFailed."""
+    """Decrypt a block that was fetched, and so is checked against its name. Raises VerificationFailed."""
     try:
         return unseal(decryptor, ref, ciphertext)
-    except (BlockError, DecryptionError) as error:
+    except DecryptionError as error:
         raise VerificationFailed(f"{error}: the object was written with another read key, or is damaged") from None
 
 

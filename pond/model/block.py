@@ -27,10 +27,6 @@ Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCK_SIZE)]
 """Plaintext bytes of a block that are in use."""
 
 
-class BlockError(ValueError):
-    """Bytes that are not the block they were asked for."""
-
-
 class BlockRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a piece of content is and how to read it.
 
@@ -76,12 +72,9 @@ def seal(cipher: UpdateCipher, plaintext: bytes) -> tuple[bytes, BlockRef]:
 
 
 def unseal(decryptor: Decryptor, ref: BlockRef, ciphertext: bytes) -> bytes:
-    """The `ref.length` bytes of content in a block that somebody sent.
-
-    Raises BlockError when it is another block, DecryptionError when it cannot be decrypted or is too short.
+    """The `ref.length` bytes of content in a block that has been checked against its name: hashing it twice costs more
+    than decrypting it does. Raises DecryptionError, also when it is too short.
     """
-    if bguid(ciphertext) != ref.bguid:
-        raise BlockError(f"a block that was sent is not the block {ref.bguid.hex()}")
     plaintext = decryptor.decrypt(ref.epoch, ref.salt, ref.counter, ciphertext)
     if len(plaintext) < ref.length:
         raise DecryptionError(f"block {ref.bguid.hex()} has {len(plaintext)} bytes, but {ref.length} are in use")
