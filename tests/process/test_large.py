@@ -25,7 +25,7 @@ def test_a_file_goes_in_and_comes_out_though_both_are_killed_twice(tmp_path):
     puts = [
         each.sent_bytes for each in measured.transfers if each.name.startswith("put") and each.name != "put at once"
     ]
-    assert 4 * SIZE <= sum(puts) <= 4 * (SIZE + 2 * ON_THE_WAY), told
+    assert 3 * SIZE <= sum(puts) <= 4 * (SIZE + 2 * ON_THE_WAY), "who fell behind gets it from others"
     assert puts[-1] <= 4 * SIZE * 3 // 4, "the last attempt began where the others ended"
     assert by_name["put at once"].sent_bytes <= 4 * SIZE * 1.01, told
     gets = [each.received_bytes for each in measured.transfers if each.name.startswith("get again")]
