@@ -214,7 +214,7 @@ def make(number: int) -> None:
 
 
 def _kill_all(cluster: layout.Layout) -> None:
-    """What the journals hold is in no commit. An empty batch comes first: its votes are synced, and all that ran before."""
+    """What the journals hold is in no commit. An empty batch comes first: its votes are synced, and what ran before."""
     members = [server.member for server in cluster.servers]
     last = max(status.sequence for status in probe.statuses(members, 10).values())
     probe.statuses(members, 10, lambda status: status.sequence > last)
