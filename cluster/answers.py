@@ -26,7 +26,9 @@ class RingServer(Answer, frozen=True, kw_only=True):
     """Whether it takes part in its view; false while it waits for the next one to begin."""
     disk_bytes: int
     free_bytes: int | None
-    """Room left on its disk; 0 also when it does not know."""
+    """Room left on its disk, within its quota; 0 also when it does not know."""
+    upload_bytes: int | None
+    """The largest write that it has room for now. Writes of up to 64 KiB need none but what it keeps for ordering."""
     client_address: str
     metrics: str
 

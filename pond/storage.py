@@ -307,8 +307,8 @@ class Storage:
 
     def _damaged(self, what: str) -> StorageDamaged:
         return StorageDamaged(
-            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): a server that lost"
-            " its disk forgot its votes, so let it join anew, with a directory and a key of its own"
+            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): look to the health"
+            " of its disk"
         )
 
     def _refuse_empty_file(self) -> None:
