@@ -21,7 +21,7 @@ class RingServer(Answer, frozen=True, kw_only=True):
     """`serving`, `changing view`, `catching up`, `transferring`, `learning`, `disk full`, `disk failing`,
     `disk damaged` or `diverged`."""
     detail: str | None
-    """Its condition in its own words; may be empty."""
+    """Its condition in its own words; may be empty. Of a stopped server: why it cannot start, or null."""
     view_active: bool | None
     """Whether it takes part in its view; false while it waits for the next one to begin."""
     disk_bytes: int

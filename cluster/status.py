@@ -78,7 +78,7 @@ def _server(report: Report, sure: int | None) -> RingServer:
         primary=None if status is None else server_name(status.primary),
         behind=None if status is None or sure is None else max(0, sure - status.sequence),
         condition=None if status is None else status.condition,
-        detail=None if status is None else one_line(shorten(status.detail, LONGEST_DETAIL, placeholder=" ...")),
+        detail=(report.unfit or None) if status is None else one_line(_short(status.detail)),
         view_active=None if status is None else status.view_active,
         disk_bytes=_disk_bytes(server.directory / "store"),
         free_bytes=None if status is None else status.free_bytes,
@@ -86,6 +86,11 @@ def _server(report: Report, sure: int | None) -> RingServer:
         client_address=server.member.client_address,
         metrics=f"http://{server.member.metrics_address}/metrics",
     )
+
+
+def _short(detail: str) -> str:
+    """Up to the last whole word."""
+    return shorten(detail, LONGEST_DETAIL, placeholder=" ...")
 
 
 def _disk_bytes(directory: Path) -> int:
@@ -121,7 +126,7 @@ def _knows_no_room(server: RingServer) -> bool:
 
 def _note(found: ClusterStatus, server: RingServer) -> str:
     note = []
-    if server.name == found.primary:
+    if server.name == found.primary and not _lost_votes(found):
         note.append("leads" if _leads(server) else "led")
     if server.condition == Condition.SERVING:
         if (server.behind or 0) > FAR_BEHIND:
@@ -136,7 +141,8 @@ def _note(found: ClusterStatus, server: RingServer) -> str:
 def sentences(found: ClusterStatus) -> list[str]:
     """Who leads, what is wrong with whom and what mends it, and what that means for users."""
     if all(server.state == "stopped" for server in found.ring):
-        return ["The cluster is stopped: `pond cluster up` starts it."]
+        unfit = [trouble for server in found.ring if server.detail and (trouble := _trouble(found, server))]
+        return [*unfit, "The cluster is stopped: `pond cluster up` starts it."]
     troubles = [trouble for server in found.ring if (trouble := _trouble(found, server)) is not None]
     room = [said for server in found.ring if (said := _little_room(found, server)) is not None]
     return [_who_leads(found), *troubles, *room, what_it_means(found)]
@@ -148,19 +154,17 @@ def _leads(server: RingServer) -> bool:
 
 
 def _who_leads(found: ClusterStatus) -> str:
+    if _lost_votes(found):
+        return "No server can lead any more."
     leader = next((server for server in found.ring if server.name == found.primary), None)
     if leader is not None:
         if _leads(leader):
             return f"{leader.name} leads, in view {found.view}."
-        if _lost_votes(found):
-            return "Nobody leads."
         how = leader.state if leader.state != "running" else _how(leader)
         then = ": the others elect another one" if found.may_fail >= 0 else f": {_no_new_leader(found)}"
         return f"{leader.name} leads in view {found.view}, but is {how}{then}."
     answers = [server for server in found.ring if server.view is not None]
     changing = [server for server in answers if not server.view_active]
-    if _lost_votes(found):
-        return "Nobody leads."
     if len(answers) <= _faults(found.ring):
         return "Too few servers answer to say who leads."
     if len(changing) > _faults(found.ring):
@@ -194,7 +198,7 @@ def _trouble(found: ClusterStatus, server: RingServer) -> str | None:
     restart = f"`pond cluster restart {name}`"
     match server.state, server.condition:
         case "stopped", _:
-            return f"{name} is stopped: {restart} starts it."
+            return f"{name} is stopped and cannot start{why}." if said else f"{name} is stopped: {restart} starts it."
         case "paused", _:
             return f"{name} is paused: `pond cluster resume {name}` lets it go on."
         case "unreachable", _:

@@ -110,6 +110,19 @@ def test_what_the_troubles_mean_for_users():
     assert sentences(*[STOPPED] * 4) == ["The cluster is stopped: `pond cluster up` starts it."]
 
 
+def test_a_stopped_server_that_lacks_a_file_says_so_instead_of_asking_for_a_restart():
+    place = layout()
+    reports = [Report(server, STOPPED, None, "there is no node.key; put it back") for server in place.servers[:1]]
+    reports += [Report(server, RUNNING, says()) for server in place.servers[1:]]
+    said = status.sentences(status.look(place, reports))
+    assert said[1] == "ring-0 is stopped and cannot start: there is no node.key; put it back."
+    every = [Report(server, STOPPED, None, reports[0].unfit) for server in place.servers]
+    assert status.sentences(status.look(place, every))[3:] == [
+        "ring-3 is stopped and cannot start: there is no node.key; put it back.",
+        "The cluster is stopped: `pond cluster up` starts it.",
+    ]
+
+
 def test_a_server_that_lags_little_is_no_news():
     assert len(sentences(says(), says(sequence=990), says(), says())) == 2
 
@@ -187,7 +200,7 @@ def test_a_ring_in_which_more_than_f_lost_their_votes_never_writes_again():
     lost = says(condition=Condition.LEARNING, detail="it lost its votes and follows")
     waits = says(condition=Condition.CHANGING_VIEW, view=1, primary=1, active=False)
     nobody, said = sentences(says(), waits, lost, lost)
-    assert (nobody, sentences(waits, waits, lost, lost)[0]) == ("ring-0 leads, in view 0.", "Nobody leads.")
+    assert (nobody, sentences(waits, waits, lost, lost)[0]) == ("No server can lead any more.",) * 2
     assert said.startswith("ring-2, ring-3 lost their votes with their disks, and of 4 servers only one may: this ring")
     assert "pond export NAME" in said
     assert sentences(says(), says(), says(), lost)[1] == "ring-3 is learning: it lost its votes and follows."
