@@ -194,7 +194,7 @@ def _trouble(found: ClusterStatus, server: RingServer) -> str | None:
     """What is wrong with a server, and what to do."""
     name, said = server.name, (server.detail or "").rstrip(".")
     why = f": {said}" if said else ""
-    lag = f", {server.behind} batches behind" if server.behind else ""
+    lag = f", {server.behind} batches behind" if (server.behind or 0) > FAR_BEHIND else ""
     restart = f"`pond cluster restart {name}`"
     match server.state, server.condition:
         case "stopped", _:
@@ -204,9 +204,8 @@ def _trouble(found: ClusterStatus, server: RingServer) -> str | None:
         case "unreachable", _:
             return f"{name} runs and does not answer: `pond cluster logs {name}` may say why, {restart} may help."
         case _, Condition.DISK_FULL:
-            return (
-                f"{name}: its disk is full{lag}{why or ': make room there'}. It comes back by itself within a minute."
-            )
+            full = f"{name}: its disk is full{lag}{why or ': make room there'}"
+            return f"{full}. Once there is room it comes back by itself, within a minute."
         case _, Condition.DISK_FAILING:
             return (
                 f"{name}: its disk fails{lag}{why}. It comes back by itself when the disk is well again; else move its"
@@ -272,7 +271,8 @@ def what_it_means(found: ClusterStatus) -> str:
         )
     if found.may_fail < 0:
         reads = "; `pond get NAME --consistency any` still reads" if helping else ""
-        return f"Only {len(helping)} of {size} servers serve and {needed} are needed: writes wait until then{reads}."
+        few = f"Only {len(helping)} of {size} servers serve" if helping else f"None of {size} servers serves"
+        return f"{few} and {needed} are needed: writes wait until then{reads}."
     room = sorted(map(_room, helping), reverse=True)[needed - 1]
     waits = f" Writes above {_largest(room)} wait until {needed} servers have room for them."
     return _who_may_fail(found, len(helping)) + (waits if room < LITTLE_ROOM_BYTES else "")

@@ -85,7 +85,7 @@ def test_a_table_has_a_line_for_each_server():
         (says(condition=Condition.CATCHING_UP, detail="3 of 9 parts."), "ring-3 is catching up: 3 of 9 parts."),
         (
             says(condition=Condition.DISK_FULL, detail="no room"),
-            "ring-3: its disk is full: no room. It comes back by itself",
+            "ring-3: its disk is full: no room. Once there is room it comes back by itself, within a minute.",
         ),
         (says(condition=Condition.DISK_FAILING), "ring-3: its disk fails. It comes back by itself"),
         (says(condition=Condition.DISK_DAMAGED), "ring-3: what is on its disk is damaged. It repairs itself:"),
