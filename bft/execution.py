@@ -74,6 +74,8 @@ class Execution:
         self.time = AgreedTime(0)
         self.tree = StateTree.empty()
         self.certified: Certified | None = None
+        """What the ring has signed since this replica started."""
+        self._kept: Certified | None = None
         self.states: dict[Sequence, State] = {}
         """States after recent batches that no certificate covers yet."""
         self._membership = membership
@@ -107,6 +109,21 @@ class Execution:
                 return
             sequence, time, tree = Sequence(sequence - 1), back.time, tree.update(dict(back.changed))
             yield sequence, time, tree
+
+    def keep_proof(self, sequence: Sequence, tree: StateTree) -> None:
+        """If the certificate on the disk is of this state, `earlier` or not, reads are proved by it until the ring
+        signs anew: it may never, and then this is the way to what it holds."""
+        certificate = log.read_certificate(self._disk)
+        if certificate is None:
+            return
+        claim = certificate.claim()
+        if claim.sequence == sequence and claim.state_root == tree.root:
+            self._kept = Certified(certificate, State(claim, tree, ()))
+
+    @property
+    def provable(self) -> Certified | None:
+        """The newest state that reads can be proved by: the ring may have signed it before this replica started."""
+        return self.certified or self._kept
 
     def install(self, sequence: Sequence, time: AgreedTime, tree: StateTree) -> None:
         """Go on from a state that was fetched. Certificates of what it skips say nothing new."""
@@ -170,9 +187,12 @@ class Execution:
         state = self.states[claim.sequence]
         assert state.claim == claim, f"certificate of batch {claim.sequence} differs from our own state"
         self.certified = Certified(certificate, state)
+        self._kept = None
+        write = log.certificate(certificate)
+        self._disk.record((write,))
         for sequence in [sequence for sequence in self.states if sequence <= claim.sequence]:
             del self.states[sequence]
-        return [Mark(claim.sequence, "certified"), NewCertificate(claim.sequence, certificate)]
+        return [Store((write,)), Mark(claim.sequence, "certified"), NewCertificate(claim.sequence, certificate)]
 
 
 class StateDamaged(Exception):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from bft.certificate import Certificate
 from bft.effects import Reader, Write
 from bft.messages import (
     MAX_ACCEPTED,
@@ -118,6 +119,7 @@ _checkpoints = msgspec.msgpack.Decoder(Checkpoint)
 _progress = msgspec.msgpack.Decoder(Progress)
 _standing = msgspec.msgpack.Decoder(Standing)
 _stable = msgspec.msgpack.Decoder(StableCheckpoint)
+_certificate = msgspec.msgpack.Decoder(Certificate)
 _learning = msgspec.msgpack.Decoder(Annotated[int, msgspec.Meta(ge=0)])
 
 
@@ -175,6 +177,11 @@ def standing(where: Standing) -> Write:
     return Write(META, b"view", _encode(where))
 
 
+def certificate(newest: Certificate) -> Write:
+    """What the ring signed last: its own members may not be back when somebody wants to read after a restart."""
+    return Write(META, b"certificate", _encode(newest))
+
+
 def learning(until: Sequence) -> Write:
     """This replica lost its votes and stays silent until a checkpoint at `until` is stable; 0: it votes."""
     return Write(META, b"learning", _encode(until))
@@ -190,6 +197,12 @@ def read_stable(disk: Reader) -> StableCheckpoint | None:
     """What `stable` wrote last, or None before the first."""
     data = disk.get(META, b"stable")
     return _stable.decode(data) if data is not None else None
+
+
+def read_certificate(disk: Reader) -> Certificate | None:
+    """What `certificate` wrote last, or None before the first."""
+    data = disk.get(META, b"certificate")
+    return _certificate.decode(data) if data is not None else None
 
 
 def read_standing(disk: Reader) -> Standing:

@@ -408,7 +408,7 @@ class Ordering:
                 self.accepted[sequence] = entry.votes
             if entry.prepared is not None:
                 self.prepared[sequence] = entry.prepared
-        self.committing = max(self.prepared, default=Sequence(0))
+        self.committing = max(self.prepared, default=stable)
 
     def resume(self, low: Sequence, named: SequenceOf[Digest]) -> list[Effect]:
         """Go on in the view that had begun before: with the votes given in it, and those that are still to be given."""

@@ -186,6 +186,7 @@ class Replica:
         self.views.restore()
         self.ordering.restore(entries, stable, self.execution.executed, self.views.view)
         for sequence, time, tree in self.execution.earlier(stable):
+            self.execution.keep_proof(sequence, tree)
             if sequence % self._tuning.interval == 0:
                 self.recovery.checkpoint(sequence, time, tree)
         effects: list[Effect] = [

@@ -131,7 +131,7 @@ class Life:
         if self._ended:
             return
         try:
-            self._storage.sync()
+            self._storage.commit()
         finally:
             self.end()
 

@@ -192,10 +192,10 @@ class RingServer:
     def _read(self, read: _WaitingRead) -> list[Effect | ToClient]:
         if self.replica.checkpoints.diverged_at is not None:
             return [ToClient(read.client, Refused(read.question.ask, DIVERGED))]
-        certified = self.replica.execution.certified
-        if certified is not None and certified.sequence >= read.needed:
+        provable = self.replica.execution.provable
+        if provable is not None and provable.sequence >= read.needed:
             try:
-                return [ToClient(read.client, self._reads.answer(read.question, certified))]
+                return [ToClient(read.client, self._reads.answer(read.question, provable))]
             except StorageRotten as rotten:
                 self._suspects.append(rotten)
                 return [ToClient(read.client, Refused(read.question.ask, ROTTEN))]

@@ -403,7 +403,11 @@ def test_a_cluster_that_is_stopped_keeps_everything(tmp_path):
     try:
         pond(directory, "cluster", "up")
         pond(directory, "put", "kept", stdin=b"for ever")
+        pond(directory, "put", "later", stdin=b"whose votes are synced, and what came before them")
         pond(directory, "cluster", "kill", "ring-0", "ring-1", "ring-2", "ring-3")
+        check_failed(run(directory, "get", "kept", *SHORT), 5, "pond cluster")
+        pond(directory, "cluster", "restart", "ring-2")
+        assert pond(directory, "get", "kept", "--consistency", "any") == b"for ever", "it keeps what the ring signed"
         check_failed(run(directory, "get", "kept", *SHORT), 5, "pond cluster")
         pond(directory, "cluster", "up")
         assert pond(directory, "get", "kept") == b"for ever"

@@ -5,7 +5,9 @@ import random
 import msgspec
 import pytest
 
+from bft import log
 from bft.answer import Status, check_batch_path, check_session_path, decode
+from bft.certificate import Certificate
 from bft.effects import Received, Started
 from bft.messages import Certified, Commit, Message, Nonces, PrePrepare, Request, SignatureShare, SigningPlan
 from bft.replica import Replica
@@ -13,7 +15,7 @@ from bft.retransmission import STATUS_TICKS
 from bft.sessions import page_key
 from bft.signatures import Ed25519Verifier
 from bft.suspicion import IDLE_SECONDS, LEAST_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS
-from bft.tuning import DEFAULT
+from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, Epoch, ReplicaId, Sequence, View
 from tests.unit.bft.ring import Client, Ring
 
@@ -272,6 +274,53 @@ def test_a_forged_certificate_is_refused() -> None:
         ring.step(ReplicaId(1), Received(ReplicaId(0), Certified(Epoch(1), statement, signature), ring.now))
         assert len(ring.rejected) == before + 1
     assert ring.replicas[1].execution.certified == certified
+
+
+def test_a_replica_that_starts_alone_proves_by_what_the_ring_signed_before() -> None:
+    """Its disk ends with the batch of which it last heard a certificate, or with one after it."""
+    ring, client = Ring(), Client()
+    ring.submit(client.request(b"1"))
+    certified = ring.replicas[2].execution.certified
+    assert certified is not None
+    ring.drops = lambda sender, to, message: isinstance(message, Certified | SignatureShare)
+    ring.submit(client.request(b"2"))
+    assert ring.replicas[2].execution.executed == 2
+    for replica in ring.replicas:
+        ring.disks[replica.identity].sync()
+        ring.crash(replica.identity)
+    ring.restart(ReplicaId(2))
+    execution = ring.replicas[2].execution
+    assert execution.certified is None
+    assert execution.provable is not None
+    assert execution.provable.certificate == certified.certificate
+    assert execution.provable.state.tree.root == certified.state.tree.root != execution.tree.root
+
+
+def test_a_certificate_of_another_state_proves_nothing() -> None:
+    ring = Ring()
+    ring.submit(Client().request(b"1"))
+    disk = ring.disks[2]
+    kept = log.read_certificate(disk)
+    assert kept is not None
+    other = msgspec.structs.replace(kept.claim(), state_root=bytes(32)).encode()
+    disk.write((log.certificate(Certificate(other, kept.signature)),))
+    disk.sync()
+    ring.crash(ReplicaId(2))
+    ring.restart(ReplicaId(2))
+    assert ring.replicas[2].execution.provable is None
+
+
+def test_what_was_committed_below_a_stable_checkpoint_is_counted_in_fresh_reads_after_a_restart() -> None:
+    """A linearizable read waits for a certificate of all that this replica has voted to commit; with the checkpoint
+    stable the log says no more of it."""
+    ring, client = Ring(tuning=Tuning(interval=4, window=8, retained=8, pool=16)), Client()
+    for number in range(4):
+        ring.submit(client.request(b"%d" % number))
+    ring.disks[2].sync()
+    ring.crash(ReplicaId(2))
+    ring.restart(ReplicaId(2))
+    assert ring.replicas[2].checkpoints.stable == 4
+    assert ring.replicas[2].ordering.committing == 4
 
 
 def test_expired_requests_are_answered_so() -> None:
