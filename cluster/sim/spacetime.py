@@ -87,7 +87,7 @@ def picture(events: Sequence[Event], servers: int, start: float | None, stop: fl
     """What happened from `start` to `stop` (virtual seconds), or the last that happened. Raises NothingToDraw."""
     arrows = [arrow for event in events if (arrow := _arrow(event)) is not None]
     if start is None and stop is None and len(arrows) > MOST_MESSAGES:
-        start = arrows[-MOST_MESSAGES].sent
+        start = sorted(arrow.sent for arrow in arrows)[-MOST_MESSAGES]
     end = max((event.when for event in events), default=0.0)
     first = start if start is not None else 0.0
     last = min(stop, end) if stop is not None else end
