@@ -21,12 +21,14 @@ class RingServer(Answer, frozen=True, kw_only=True):
     """`serving`, `changing view`, `catching up`, `transferring`, `learning`, `disk full`, `disk failing`,
     `disk damaged` or `diverged`."""
     detail: str | None
-    """Its condition in its own words; may be empty."""
+    """Its condition in its own words; may be empty. Of a stopped server: why it cannot start, or null."""
     view_active: bool | None
     """Whether it takes part in its view; false while it waits for the next one to begin."""
     disk_bytes: int
     free_bytes: int | None
-    """Room left on its disk; 0 also when it does not know."""
+    """Room left on its disk, within its quota; 0 also when it does not know."""
+    upload_bytes: int | None
+    """The largest write that it has room for now. Writes of up to 64 KiB need none but what it keeps for ordering."""
     client_address: str
     metrics: str
 

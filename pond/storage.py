@@ -255,8 +255,14 @@ class Storage:
         self._unsynced_bytes = 0
 
     def disk_bytes(self) -> int:
-        """Bytes that the directory takes on disk."""
-        return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._directory))
+        """Bytes that the directory takes on disk. Raises StorageError."""
+        try:
+            return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._directory))
+        except OSError as error:
+            raise self._cannot_look(error) from error
+
+    def _cannot_look(self, error: OSError) -> StorageError:
+        return StorageError(f"{self._directory} cannot be looked at ({error.strerror}): check the disk")
 
     def used_bytes(self) -> int:
         """Bytes of the pages that hold something. The file may be larger: pages that were freed are used again."""
@@ -280,7 +286,7 @@ class Storage:
             room = os.statvfs(self._directory)
             file_bytes = (self._directory / DATA_FILE).stat().st_blocks * 512
         except OSError as error:
-            raise StorageError(f"{self._directory} cannot be looked at ({error.strerror}): check the disk") from error
+            raise self._cannot_look(error) from error
         on_disk = room.f_bavail * room.f_frsize + max(0, file_bytes - used)
         return max(0, min(self._map_bytes - used, on_disk))
 
@@ -355,8 +361,8 @@ class Storage:
 
     def _damaged(self, what: str) -> StorageDamaged:
         return StorageDamaged(
-            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): a server that lost"
-            " its disk forgot its votes, so let it join anew, with a directory and a key of its own"
+            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): look to the health"
+            " of its disk"
         )
 
     def _refuse_lost_file(self) -> None:

@@ -164,6 +164,7 @@ class Upload:
         again_at = started + 2.0
         pause = 2.0
         enough_at: float | None = None
+        full: set[int] = set()
         while True:
             count = sum(held[server] and self._keeps_up[server] for server in range(self._asker.servers))
             if enough_at is None and count >= self._quorum:
@@ -175,9 +176,11 @@ class Upload:
                 if not awaited or reached(until):
                     return
             elif self._deadline.passed:
+                full = {server for server in full if not held[server]}
+                no_room = f", {len(full)} had no room for them or were busy" if full else ""
                 raise TimedOut(
-                    f"{sum(held)} of {self._asker.servers} servers took the blocks of this update in time, but "
-                    f"{self._quorum} are needed: see `pond cluster status`"
+                    f"{sum(held)} of {self._asker.servers} servers took the blocks of this update in time{no_room}, and"
+                    f" {self._quorum} have to: see `pond cluster status`"
                 )
             else:
                 until = min(again_at, self._deadline.at)
@@ -195,6 +198,7 @@ class Upload:
                     held[server] = True
                     talk.round_trip(server)
                 case Overloaded(_, retry_after_ms):
+                    full.add(server)
                     again_at = min(again_at, loop.time() + self._asker.jitter(min(retry_after_ms, 5000) / 1000))
                 case Refused(_, reason):
                     self._asker.distrust(f"a server refused blocks: {reason[:100]}")

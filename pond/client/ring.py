@@ -533,7 +533,7 @@ class RingClient:
     def _unanswered(self, answered: int, needed: int, deadline: Deadline) -> Unavailable:
         return TimedOut(
             f"{answered} of {self._asker.servers} servers gave a proved answer within {deadline.seconds:g} s, but "
-            f"{needed} are needed: see `pond cluster status`"
+            f"{needed} {'is' if needed == 1 else 'are'} needed: see `pond cluster status`"
         )
 
 

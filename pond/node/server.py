@@ -327,7 +327,7 @@ class Server:
         if self._aside is None or self._aside.condition is not condition:
             self._metrics.stepped_aside.labels(condition).inc()
             self._log.warning("stepped aside", condition=condition, reason=detail)
-        status = msgspec.structs.replace(status, condition=condition, detail=detail, view_active=False)
+        status = msgspec.structs.replace(status, condition=condition, detail=detail, view_active=False, upload_bytes=0)
         self._aside = _Aside(condition, now if self._aside is None else self._aside.since, status)
 
     def _status_at_first(self) -> ServerStatus:

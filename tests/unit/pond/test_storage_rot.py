@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from bft.effects import Write
-from pond.errors import StorageFull, StorageRotten
+from pond.errors import StorageError, StorageFull, StorageRotten
 from pond.storage import Storage
 
 TABLES = ("log", "blocks")
@@ -150,6 +150,15 @@ def test_a_quota_below_what_is_there_leaves_everything_readable(tmp_path: Path):
         assert store.free_bytes() == 0
         with pytest.raises(StorageFull):
             store.write([Write("blocks", b"%d" % number, bytes(100_000)) for number in range(20, 40)])
+
+
+def test_a_directory_that_is_gone_is_a_failure_of_the_disk(tmp_path: Path):
+    """A server survives those; what is there again is opened anew."""
+    with opened(tmp_path / "store") as store:
+        (tmp_path / "store").rename(tmp_path / "elsewhere")
+        for look in (store.disk_bytes, store.free_bytes):
+            with pytest.raises(StorageError, match="cannot be looked at"):
+                look()
 
 
 def test_without_a_quota_the_file_system_has_the_say(tmp_path: Path):
