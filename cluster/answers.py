@@ -111,6 +111,67 @@ class WriteLatency(Answer, frozen=True, kw_only=True):
     """Mean time between the points in the life of a batch, at the primary."""
 
 
+class Ceiling(Answer, frozen=True, kw_only=True):
+    """The machine's floor for many writes at once: median milliseconds of single steps, and how many writes a second
+    would consist of nothing else. The disk holds a copy for each server."""
+
+    signature_ms: float
+    signature_check_ms: float
+    hash_ms: float
+    cpu_ms: float
+    """Of one write: one signature, a check of it by each server, and a hash by each of them and the client."""
+    cores: int
+    """That this machine gives to all processes together."""
+    disk_bytes_per_second: float
+    """Written and synced in pieces of 4 MB."""
+    per_second: float
+
+
+class Throughput(Answer, frozen=True, kw_only=True):
+    """One size by one number of clients. Times are null when nothing was acknowledged; CPU is of one update."""
+
+    name: str
+    size_bytes: int
+    clients: int
+    n: int
+    """Updates acknowledged within the time measured."""
+    seconds: float
+    per_second: float
+    bytes_per_second: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None
+    quantiles_ms: list[float]
+    """At 0, 0.01 ... 0.99, then 0.999; empty when nothing was acknowledged."""
+    batch_size: float | None
+    """Updates per batch; null when there was none."""
+    cpu_ms_per_op: float | None
+    """Servers and clients together."""
+    primary_cpu_ms: float | None
+    backup_cpu_ms: float | None
+    """Mean of the backups."""
+    ring_cpu_ms: float | None
+    """All servers together."""
+    client_cpu_ms: float | None
+    client_processes: int
+    busiest_client: float
+    """Share of one core that the busiest client process used: near 1 it is the client that limits."""
+    errors: int
+    """Clients that gave up."""
+    views: int
+    """Views that began meanwhile."""
+    ratio_to_floor: float | None
+    """How many times as many writes the floor has."""
+
+
+class ThroughputMeasured(Answer, frozen=True, kw_only=True):
+    """`bench throughput`. Floors are by the size in bytes, as text."""
+
+    floor: dict[str, Ceiling]
+    results: list[Throughput]
+
+
 class Coverage(Answer, frozen=True, kw_only=True):
     """What the runs reached of one thing that they could reach: a kind of message, a reason of refusal, a point."""
 

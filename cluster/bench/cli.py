@@ -28,6 +28,45 @@ def write_latency(as_json: bool) -> None:
     show(measured, in_words(measured), as_json)
 
 
+@bench.command("throughput")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(1, 100_000_000),
+    metavar="BYTES",
+    help="Of one update; may be given several times.  [default: 100, 4096, 65536, 2000000]",
+)
+@click.option(
+    "--clients",
+    multiple=True,
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Clients at a time; may be given several times.  [default: 1, 4, 16, 64, 256]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 3600),
+    default=5.0,
+    show_default=True,
+    help="How long each row is measured.",
+)
+@json_option
+def throughput(sizes: tuple[int, ...], clients: tuple[int, ...], seconds: float, as_json: bool) -> None:
+    """How many updates a second a ring takes, by size and number of clients; takes about four minutes.
+
+    Starts a ring of four in the temporary directory for each size, and stops it again. Each client is a user with a
+    key, links and an object of its own, who sends the next update when the one before is acknowledged; all clients
+    share a few processes. A row goes on until there are as many updates as clients, but no longer than 30 seconds.
+    The floor is what the signatures, hashes and disk writes that no design avoids would allow.
+    """
+    from cluster.bench.throughput import CLIENTS, SIZES, in_words
+    from cluster.bench.throughput import throughput as measure
+
+    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, say=lambda line: click.echo(line, err=True))
+    show(measured, in_words(measured), as_json)
+
+
 @bench.command("recovery")
 @click.option(
     "--seconds",
