@@ -26,7 +26,12 @@ class Counted(NamedTuple):
     requests: float
     views: float
     phases: dict[str, tuple[float, float]]
-    """Of each phase of a batch: seconds in all, and how many batches."""
+    """Of each phase of a batch, and each step timed: seconds in all, and how often."""
+
+    def mean_ms(self, phase: str) -> float:
+        """Mean milliseconds of a phase or step; 0 when there was none."""
+        seconds, count = self.phases.get(phase, (0.0, 0.0))
+        return seconds * 1000 / count if count else 0.0
 
     def since(self, before: "Counted") -> "Counted":
         """What was counted after `before`."""
@@ -92,9 +97,10 @@ def read(text: str) -> Counted:
     phases: dict[str, list[float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name in ("pond_phase_seconds_sum", "pond_phase_seconds_count"):
-                phase = phases.setdefault(sample.labels["phase"], [0.0, 0.0])
-                phase[sample.name == "pond_phase_seconds_count"] = sample.value
+            name, _, part = sample.name.rpartition("_")
+            if name in ("pond_phase_seconds", "pond_step_seconds") and part in ("sum", "count"):
+                [label] = sample.labels.values()
+                phases.setdefault(label, [0.0, 0.0])[part == "count"] = sample.value
             elif not sample.labels:
                 found[sample.name] = sample.value
     return Counted(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, start_http_server
 
 from bft.replica import Replica
 
@@ -47,6 +47,14 @@ class Metrics:
             buckets=PHASE_BUCKETS,
             registry=self.registry,
         )
+        steps = Summary(
+            "pond_step_seconds",
+            "Seconds in the core and its writes: to take in a client's update (validate), to run a batch (apply)",
+            ["step"],
+            registry=self.registry,
+        )
+        self.validate_seconds = steps.labels("validate")
+        self.apply_seconds = steps.labels("apply")
 
         self._replica: Replica | None = None
         for gauge, read in (

@@ -4,6 +4,7 @@ import os
 from time import process_time
 
 import pytest
+from prometheus_client import generate_latest
 
 from cluster.bench import usage
 from pond.node.metrics import Metrics
@@ -36,8 +37,6 @@ def test_a_process_that_is_gone_has_used_nothing() -> None:
 
 
 def test_what_a_server_counts_is_read_back_from_its_metrics() -> None:
-    from prometheus_client import generate_latest
-
     metrics = Metrics()
     before = usage.read(generate_latest(metrics.registry).decode())
     metrics.batches.inc(3)
@@ -45,6 +44,9 @@ def test_what_a_server_counts_is_read_back_from_its_metrics() -> None:
     metrics.views.inc()
     metrics.phase_seconds.labels("proposed to prepared").observe(0.25)
     metrics.phase_seconds.labels("proposed to prepared").observe(0.5)
+    metrics.apply_seconds.observe(0.125)
     counted = usage.read(generate_latest(metrics.registry).decode()).since(before)
-    assert counted == usage.Counted(3.0, 12.0, 1.0, {"proposed to prepared": (0.75, 2.0)})
+    steps = {"proposed to prepared": (0.75, 2.0), "apply": (0.125, 1.0), "validate": (0.0, 0.0)}
+    assert counted == usage.Counted(3.0, 12.0, 1.0, steps)
+    assert [counted.mean_ms(name) for name in ("proposed to prepared", "validate", "other")] == [375.0, 0.0, 0.0]
     assert usage.read(generate_latest(metrics.registry).decode()).since(counted).phases["proposed to prepared"][1] == 0
