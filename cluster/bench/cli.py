@@ -67,6 +67,43 @@ def throughput(sizes: tuple[int, ...], clients: tuple[int, ...], seconds: float,
     show(measured, in_words(measured), as_json)
 
 
+@bench.command("read")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(1, 100_000_000),
+    metavar="BYTES",
+    help="Of one object; may be given several times.  [default: 4096, 2000000]",
+)
+@click.option(
+    "--clients",
+    multiple=True,
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Clients at a time; may be given several times.  [default: 1, 64]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 3600),
+    default=5.0,
+    show_default=True,
+    help="How long each row is measured.",
+)
+@json_option
+def read(sizes: tuple[int, ...], clients: tuple[int, ...], seconds: float, as_json: bool) -> None:
+    """How long a proved read takes, from one server and linearizable; takes about a minute and a half.
+
+    Starts a ring of four in the temporary directory, and stops it again. Each client is a user with a key, links and an
+    object of its own, which it reads again and again; all clients share a few processes.
+    """
+    from cluster.bench.reads import CLIENTS, SIZES, in_words
+    from cluster.bench.reads import reads as measure
+
+    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, say=lambda line: click.echo(line, err=True))
+    show(measured, in_words(measured), as_json)
+
+
 @bench.command("recovery")
 @click.option(
     "--seconds",

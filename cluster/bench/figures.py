@@ -1,6 +1,7 @@
 """Arithmetic of benchmarks: from samples to the figures that are shown. Pure functions."""
 
 from collections.abc import Sequence
+from math import ceil
 
 HUNDREDTHS = (*(number / 100 for number in range(100)), 0.999)
 """The shares whose quantiles make up a distribution that can be drawn."""
@@ -8,7 +9,7 @@ HUNDREDTHS = (*(number / 100 for number in range(100)), 0.999)
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest sample that at least this share of them does not exceed; they are in order, and there is one."""
-    rank = -int(-len(ordered) * share // 1)
+    rank = ceil(round(len(ordered) * share, 6))  # 0.07 * 100 is a little more than 7
     return ordered[min(max(rank, 1), len(ordered)) - 1]
 
 
@@ -18,3 +19,10 @@ def size_in_words(size_bytes: int) -> str:
         if size_bytes >= unit and size_bytes % unit == 0:
             return f"{size_bytes // unit} {name}"
     return f"{size_bytes} B"
+
+
+def three_digits(value: float | None) -> str:
+    """As many digits as count; `-` for none."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

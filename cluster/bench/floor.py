@@ -14,7 +14,7 @@ from time import perf_counter
 
 from bft.secret import Secret
 from bft.signatures import Ed25519Signer, Ed25519Verifier
-from cluster.answers import Ceiling, Floor
+from cluster.answers import Ceiling, Floor, ReadFloor
 
 ROUNDS = 200
 SYNCS = 3
@@ -22,6 +22,9 @@ SYNCS = 3
 
 ROUND_TRIPS = 3
 """Round trips it waits for: client and primary, proposal and PREPARE, COMMIT and the signature share."""
+
+READ_ROUND_TRIPS = 2
+"""Round trips that a read waits for: the proof of what the newest version is, then its blocks."""
 
 LARGE_BYTES = 4_000_000
 """Content of many writes that goes to the disk at once, when there are many."""
@@ -62,6 +65,20 @@ def ceiling(payload_bytes: int, servers: int, directory: Path | None = None) -> 
         cores=cores,
         disk_bytes_per_second=disk,
         per_second=min(cores * 1000 / cpu, disk / (servers * payload_bytes)),
+    )
+
+
+def reading(payload_bytes: int) -> ReadFloor:
+    """The floor for reads of this size: two round trips, a check of the certificate, a hash of what came."""
+    round_trip, (_, check), hashing = _loopback_round_trip(), _signature(), _hash(payload_bytes)
+    cores = len(os.sched_getaffinity(0))
+    return ReadFloor(
+        loopback_round_trip_ms=round_trip,
+        signature_check_ms=check,
+        hash_ms=hashing,
+        read_ms=READ_ROUND_TRIPS * round_trip + check + hashing,
+        cores=cores,
+        per_second=cores * 1000 / (READ_ROUND_TRIPS * round_trip + check + hashing),
     )
 
 

@@ -1,0 +1,91 @@
+"""Clients at work on a ring for a while: what they saw, what it cost whom, and what the servers counted meanwhile."""
+
+from time import monotonic, sleep
+from typing import Any, NamedTuple
+
+from cluster.bench import usage
+from cluster.bench.clients import Clients, Done
+from cluster.bench.figures import HUNDREDTHS, percentile
+from cluster.check import standing
+from cluster.layout import Layout
+
+WARM_UP_SECONDS = 1.5
+
+LONGEST_SECONDS = 30.0
+"""Warm-up and measurement each go on until there are as many operations as clients, but no longer than that."""
+
+LOOK_SECONDS = 0.02
+
+
+class Window(NamedTuple):
+    """What was looked at, at the two ends of the time measured, and what clients did in it."""
+
+    seconds: float
+    done: list[Done]
+    errors: int
+    processes: int
+    """That the clients share."""
+    spent: usage.Spent
+    counted: usage.Counted
+
+
+def measure(layout: Layout, load: Clients, clients: int, seconds: float) -> Window:
+    """Let clients work for so long, after a warm-up. Raises PondError."""
+    load.open(clients)
+    leader = standing.leader(layout)
+    load.start(clients)
+    _wait(load, clients, WARM_UP_SECONDS)
+    before, servers, processes = usage.counted(leader), usage.of_servers(layout), load.cpu_seconds()
+    began = monotonic()
+    _wait(load, clients, seconds)
+    ended = monotonic()
+    servers_after, processes_after, after = usage.of_servers(layout), load.cpu_seconds(), usage.counted(leader)
+    ran = load.finish()
+    used = usage.spent(
+        leader.name, servers, servers_after, {pid: (cpu, processes_after[pid]) for pid, cpu in processes.items()}
+    )
+    done = [one for one in ran.done if began <= one.ended < ended]
+    return Window(ended - began, done, len(ran.errors), load.processes, used, after.since(before))
+
+
+def _wait(load: Clients, clients: int, seconds: float) -> None:
+    """For so long, and longer while there are less operations than clients."""
+    began, before = monotonic(), load.done
+    sleep(seconds)
+    while load.done - before < clients and monotonic() - began < LONGEST_SECONDS:
+        sleep(LOOK_SECONDS)
+
+
+def figures(window: Window, size_bytes: int) -> dict[str, Any]:
+    """The fields of a ClosedLoop that follow from a window alone."""
+    times = sorted(done.seconds * 1000 for done in window.done)
+    count = len(times)
+    rate = count / window.seconds
+    used = window.spent
+
+    def at(share: float) -> float | None:
+        return percentile(times, share) if times else None
+
+    def each(seconds: float) -> float | None:
+        return seconds * 1000 / count if count else None
+
+    return {
+        "size_bytes": size_bytes,
+        "n": count,
+        "seconds": window.seconds,
+        "per_second": rate,
+        "bytes_per_second": rate * size_bytes,
+        "p50_ms": at(0.5),
+        "p95_ms": at(0.95),
+        "p99_ms": at(0.99),
+        "p999_ms": at(0.999),
+        "quantiles_ms": [percentile(times, share) for share in HUNDREDTHS] if times else [],
+        "cpu_ms_per_op": each(used.ring + sum(used.clients)),
+        "primary_cpu_ms": each(used.primary),
+        "backup_cpu_ms": each(sum(used.backups) / max(1, len(used.backups))),
+        "ring_cpu_ms": each(used.ring),
+        "client_cpu_ms": each(sum(used.clients)),
+        "client_processes": window.processes,
+        "busiest_client": max(used.clients, default=0.0) / window.seconds,
+        "errors": window.errors,
+    }
