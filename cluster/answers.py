@@ -184,6 +184,8 @@ class ClosedLoop(Answer, frozen=True, kw_only=True):
     """Share of one core that the busiest client process used: near 1 it is the client that limits."""
     errors: int
     """Clients that gave up."""
+    error: str | None
+    """What the first of these was told."""
     ratio_to_floor: float | None
     """How many times as fast the floor is."""
 
@@ -191,8 +193,10 @@ class ClosedLoop(Answer, frozen=True, kw_only=True):
 class Throughput(ClosedLoop, frozen=True, kw_only=True):
     """One size by one number of clients: the keys of ClosedLoop, and these."""
 
+    system: str
+    """`pond`, or `etcd` for what was measured beside it."""
     batch_size: float | None
-    """Updates per batch; null when there was none."""
+    """Updates per batch; null when there was none, and for etcd."""
     views: int
     """Views that began meanwhile."""
 
@@ -229,6 +233,11 @@ class ThroughputMeasured(Answer, frozen=True, kw_only=True):
 
     floor: dict[str, Ceiling]
     results: list[Throughput]
+    etcd: str | None = None
+    """The version of etcd that was measured beside; null without `--etcd`."""
+    etcd_gateway_ms: float | None = None
+    """Median milliseconds of a question to etcd's JSON gateway that one server answers from memory: what each of
+    its figures has from HTTP and JSON."""
 
 
 class Coverage(Answer, frozen=True, kw_only=True):

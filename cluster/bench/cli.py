@@ -95,22 +95,32 @@ def write_latency(plot: Path | None, as_json: bool) -> None:
 
 @bench.command("throughput")
 @loop_options("update", "100, 4096, 65536, 2000000", "1, 4, 16, 64, 256")
+@click.option("--etcd", "with_etcd", is_flag=True, help="Measure etcd beside it, which must be on the PATH.")
 @plot_option
 @json_option
 def throughput(
-    sizes: tuple[int, ...], clients: tuple[int, ...], seconds: float, plot: Path | None, as_json: bool
+    sizes: tuple[int, ...],
+    clients: tuple[int, ...],
+    seconds: float,
+    with_etcd: bool,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
     """How many updates a second a ring takes, by size and number of clients; takes about four minutes.
 
     Starts a ring of four in the temporary directory for each size, and stops it again. Each client is a user with a
     key, links and an object of its own, who sends the next update when the one before is acknowledged; all clients
     share a few processes. A row goes on until there are as many updates as clients, but no longer than 30 seconds.
-    The floor is what the signatures, hashes and disk writes that no design avoids would allow.
+    The floor is what the signatures, hashes and disk writes that no design avoids would allow. With --etcd three
+    members of etcd take puts of the same sizes by as many clients after each ring, which doubles the time.
     """
+    from cluster.bench import etcd
     from cluster.bench.throughput import CLIENTS, SIZES, in_words
     from cluster.bench.throughput import throughput as measure
 
-    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, say=_tell)
+    if with_etcd:
+        etcd.check()
+    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, with_etcd, say=_tell)
     if plot is not None:
         from cluster.bench import plots
 

@@ -1,7 +1,7 @@
-"""Clients at work on a ring for a while: what they saw, what it cost whom, and what the servers counted meanwhile."""
+"""Clients at work on servers for a while: what they saw, what it cost whom, and what the servers counted meanwhile."""
 
 from time import monotonic, sleep
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cluster.bench import usage
 from cluster.bench.clients import Clients, Done
@@ -22,34 +22,69 @@ class Window(NamedTuple):
 
     seconds: float
     done: list[Done]
-    errors: int
+    errors: list[str]
+    """What each client was told that gave up."""
     processes: int
     """That the clients share."""
     spent: usage.Spent
     counted: usage.Counted
 
 
-def measure(layout: Layout, load: Clients, clients: int, seconds: float) -> Window:
+class Servers(Protocol):
+    """Those that the clients work on."""
+
+    def leader(self) -> str:
+        """The name of the one that leads. Raises PondError."""
+        ...
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU of each so far, by name."""
+        ...
+
+    def counted(self, leader: str) -> usage.Counted:
+        """What the one that leads has counted so far. Raises PondError."""
+        ...
+
+
+class Ring(NamedTuple):
+    """A local cluster."""
+
+    layout: Layout
+
+    def leader(self) -> str:
+        """By the word of the servers themselves. Raises PondError."""
+        return standing.leader(self.layout).name
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """By name."""
+        return usage.of_servers(self.layout)
+
+    def counted(self, leader: str) -> usage.Counted:
+        """From its port for metrics. Raises Unavailable."""
+        [server] = self.layout.named((leader,))
+        return usage.counted(server)
+
+
+def measure(servers: Servers, load: Clients, clients: int, seconds: float) -> Window:
     """Let clients work for so long, after a warm-up. Raises PondError."""
     load.open(clients)
-    leader = standing.leader(layout)
+    leader = servers.leader()
     load.start(clients)
     _wait(load, clients, WARM_UP_SECONDS)
-    before, servers, processes = usage.counted(leader), usage.of_servers(layout), load.cpu_seconds()
+    counted, cpu, processes = servers.counted(leader), servers.cpu_seconds(), load.cpu_seconds()
     began = monotonic()
     _wait(load, clients, seconds)
     ended = monotonic()
-    servers_after, processes_after, after = usage.of_servers(layout), load.cpu_seconds(), usage.counted(leader)
+    cpu_after, processes_after, counted_after = servers.cpu_seconds(), load.cpu_seconds(), servers.counted(leader)
     ran = load.finish()
-    used = usage.spent(
-        leader.name, servers, servers_after, {pid: (cpu, processes_after[pid]) for pid, cpu in processes.items()}
-    )
+    clients_cpu = {pid: (seconds, processes_after[pid]) for pid, seconds in processes.items()}
+    used = usage.spent(leader, cpu, cpu_after, clients_cpu)
     done = [one for one in ran.done if began <= one.ended < ended]
-    return Window(ended - began, done, len(ran.errors), load.processes, used, after.since(before))
+    return Window(ended - began, done, ran.errors, load.processes, used, counted_after.since(counted))
 
 
 def _wait(load: Clients, clients: int, seconds: float) -> None:
-    """For so long, and longer while there are less operations than clients."""
+    """For so long, and longer while there are fewer operations than clients."""
     began, before = monotonic(), load.done
     sleep(seconds)
     while load.done - before < clients and monotonic() - began < LONGEST_SECONDS:
@@ -87,5 +122,6 @@ def figures(window: Window, size_bytes: int) -> dict[str, Any]:
         "client_cpu_ms": each(sum(used.clients)),
         "client_processes": window.processes,
         "busiest_client": max(used.clients, default=0.0) / window.seconds,
-        "errors": window.errors,
+        "errors": len(window.errors),
+        "error": window.errors[0] if window.errors else None,
     }

@@ -5,17 +5,18 @@ from its hundredths and its 99.9 %, on an axis that gives the last hundredth as 
 """
 
 from collections.abc import Sequence
+from itertools import product
 from math import log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cluster.answers import ClosedLoop, Read, ReadsMeasured, Throughput, ThroughputMeasured, WriteLatency
+from cluster.answers import ClosedLoop, ReadsMeasured, ThroughputMeasured, WriteLatency
 from cluster.bench.figures import HUNDREDTHS, size_in_words, three_digits
 from pond.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -23,7 +24,17 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Told apart by colour-blind readers too (Okabe and Ito)."""
 MARKERS = "osD^vP"
 GREY = "#8c8c8c"
+DASHES = {"pond": "-", "etcd": "--"}
 DOTS_PER_INCH = 110
+
+
+class _Curve(NamedTuple):
+    """One distribution; `colour` is which of COLOURS."""
+
+    name: str
+    quantiles_ms: Sequence[float]
+    colour: int
+    dashes: str = "-"
 
 
 def check(file: Path) -> None:
@@ -45,32 +56,36 @@ def check(file: Path) -> None:
 def throughput(measured: ThroughputMeasured, file: Path) -> None:
     """Updates a second and CPU of the ring against clients, and how long updates took."""
     sizes = list(dict.fromkeys(row.size_bytes for row in measured.results))
+    systems = list(dict.fromkeys(row.system for row in measured.results))
     figure = _figure(max(10.0, 3.4 * len(sizes)), 8.0, "Updates of a ring of four, clients in a closed loop")
+    levels = sorted({row.clients for row in measured.results})
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     rate, cost = above.subplots(1, 2)
     for axes, title, unit in (
         (rate, "Throughput", "updates a second"),
-        (cost, "CPU of all four servers", "ms per update"),
+        (cost, "CPU of all servers together", "ms per update"),
     ):
         _labels(axes, title, "clients", unit)
         _logarithmic(axes, "x", (1.0,))
         _logarithmic(axes, "y", (1.0, 2.0, 5.0))
-        clients = sorted({row.clients for row in measured.results})
-        axes.set_xticks(clients, [str(count) for count in clients], minor=False)
+        axes.set_xticks(levels, [str(count) for count in levels], minor=False)
         axes.set_xticks([], minor=True)
-    for number, size in enumerate(sizes):
-        rows = [row for row in measured.results if row.size_bytes == size and row.n]
+    for system, (number, size) in product(systems, enumerate(sizes)):
+        rows = [row for row in measured.results if (row.system, row.size_bytes) == (system, size) and row.n]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        label = size_in_words(size) + _beside(system)
         counts = [row.clients for row in rows]
-        rate.plot(counts, [row.per_second for row in rows], label=size_in_words(size), **style)
-        cost.plot(counts, [row.ring_cpu_ms or 0.0 for row in rows], label=size_in_words(size), **style)
-    for axes in (rate, cost):
-        axes.legend(title="update of", fontsize=8, title_fontsize=8)
+        rate.plot(counts, [row.per_second for row in rows], DASHES[system], label=label, **style)
+        cost.plot(counts, [row.ring_cpu_ms or 0.0 for row in rows], DASHES[system], label=label, **style)
+    _shared_legend(above, len(sizes))
     for axes, size in zip(below.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        rows = [row for row in measured.results if row.size_bytes == size]
-        _distributions(axes, f"Latency, {size_in_words(size)}", [(_clients(row), row.quantiles_ms) for row in rows])
-    lines = {str(line.get_label()): line for axes in below.axes for line in axes.get_lines()}
-    below.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=len(lines), fontsize=8)
+        curves = [
+            _Curve(_clients(row) + _beside(row.system), row.quantiles_ms, levels.index(row.clients), DASHES[row.system])
+            for row in measured.results
+            if row.size_bytes == size
+        ]
+        _distributions(axes, f"Latency, {size_in_words(size)}", curves)
+    _shared_legend(below, len(levels))
     figure.savefig(file, dpi=DOTS_PER_INCH)
 
 
@@ -80,7 +95,9 @@ def reads(measured: ReadsMeasured, file: Path) -> None:
     figure = _figure(5.2 * len(sizes), 4.6, "Proved reads from a ring of four, clients in a closed loop")
     for axes, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         rows = [row for row in measured.results if row.size_bytes == size]
-        curves = [(f"{row.consistency}, {_clients(row)}", row.quantiles_ms) for row in rows]
+        curves = [
+            _Curve(f"{row.consistency}, {_clients(row)}", row.quantiles_ms, number) for number, row in enumerate(rows)
+        ]
         _distributions(axes, f"Latency, {size_in_words(size)}", curves)
         _legend_below(axes)
     figure.savefig(file, dpi=DOTS_PER_INCH)
@@ -93,7 +110,9 @@ def write_latency(measured: WriteLatency, file: Path) -> None:
     *panels, last = figure.subplots(1, len(names) + 1)
     for axes, name in zip(panels, names, strict=True):
         _bars(axes, name, measured)
-    _distributions(last, "Latency", [(row.name, row.quantiles_ms) for row in measured.results])
+    _distributions(
+        last, "Latency", [_Curve(row.name, row.quantiles_ms, number) for number, row in enumerate(measured.results)]
+    )
     _legend_below(last)
     figure.savefig(file, dpi=DOTS_PER_INCH)
 
@@ -119,13 +138,14 @@ def _bars(axes: "Axes", name: str, measured: WriteLatency) -> None:
     _legend_below(axes)
 
 
-def _distributions(axes: "Axes", title: str, curves: Sequence[tuple[str, Sequence[float]]]) -> None:
-    drawn = [(name, quantiles) for name, quantiles in curves if quantiles]
+def _distributions(axes: "Axes", title: str, curves: Sequence[_Curve]) -> None:
+    drawn = [curve for curve in curves if curve.quantiles_ms]
     _labels(axes, title, "ms", "share that took no longer")
     _logarithmic(axes, "x", (1.0,) if _decades(drawn) > 1.5 else (1.0, 2.0, 5.0))
-    for number, (name, quantiles) in enumerate(drawn):
-        shares = [_stretched(share) for share in HUNDREDTHS]
-        axes.plot(quantiles, shares, label=name, color=COLOURS[number % len(COLOURS)], linewidth=1.6)
+    shares = [_stretched(share) for share in HUNDREDTHS]
+    for curve in drawn:
+        colour = COLOURS[curve.colour % len(COLOURS)]
+        axes.plot(curve.quantiles_ms, shares, curve.dashes, label=curve.name, color=colour, linewidth=1.6)
     marks = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
     axes.set_yticks([_stretched(mark) for mark in marks], [f"{mark * 100:g} %" for mark in marks])
 
@@ -163,15 +183,26 @@ def _logarithmic(axes: "Axes", which: Literal["x", "y"], marked: Sequence[float]
     axis.set_minor_formatter(NullFormatter())
 
 
-def _decades(curves: Sequence[tuple[str, Sequence[float]]]) -> float:
+def _decades(curves: Sequence[_Curve]) -> float:
     """How many powers of ten lie between the least and the most of all curves."""
-    values = [value for _, quantiles in curves for value in (quantiles[0], quantiles[-1])]
+    values = [value for curve in curves for value in (curve.quantiles_ms[0], curve.quantiles_ms[-1])]
     return log10(max(values) / min(values)) if values else 0.0
+
+
+def _shared_legend(figure: "SubFigure", columns: int) -> None:
+    """One legend for all its panels; what stands beside the same of another system stands below it."""
+    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
+    names = [name for first in range(columns) for name in list(lines)[first::columns]]
+    figure.legend([lines[name] for name in names], names, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _legend_below(axes: "Axes") -> None:
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
 
 
-def _clients(row: ClosedLoop | Throughput | Read) -> str:
+def _beside(system: str) -> str:
+    return "" if system == "pond" else f", {system}"
+
+
+def _clients(row: ClosedLoop) -> str:
     return f"{row.clients} client{'s' if row.clients > 1 else ''}"

@@ -18,7 +18,7 @@ from cluster import launch
 from cluster.answers import Read, ReadFloor, ReadsMeasured
 from cluster.bench import floor
 from cluster.bench.clients import Clients, Operation
-from cluster.bench.closed_loop import Window, figures, measure
+from cluster.bench.closed_loop import Ring, Window, figures, measure
 from cluster.bench.figures import size_in_words, three_digits
 from pond.cli.answers import table
 from pond.client.ring import Consistency
@@ -65,7 +65,7 @@ def reads(
                     with Clients(ReadBack(layout.directory, size, consistency), max(clients)) as load:
                         for count in sorted(clients):
                             say(f"{size_in_words(size)}, {consistency}, clients: {count}")
-                            window = measure(layout, load, count, seconds)
+                            window = measure(Ring(layout), load, count, seconds)
                             results.append(_result(count, window, size, consistency, machine))
         finally:
             launch.down(layout.directory)
@@ -101,5 +101,6 @@ def in_words(measured: ReadsMeasured) -> str:
         f" hash of {machine.hash_ms:.3f}; {machine.per_second:.0f} a second on {machine.cores} cores"
         for size, machine in measured.floor.items()
     ]
+    notes += [f"{row.name}: {row.error}" for row in measured.results if row.error is not None]
     cpu = "RING (all servers) and CLIENT are ms of CPU per read"
     return "\n".join([table(rows, right=range(2, len(rows[0]))), "", cpu, *notes])

@@ -15,10 +15,11 @@ import pond
 from bft.secret import Secret
 from cluster import launch
 from cluster.answers import Ceiling, Throughput, ThroughputMeasured
-from cluster.bench import floor
-from cluster.bench.clients import Clients, Operation
-from cluster.bench.closed_loop import Window, figures, measure
-from cluster.bench.figures import size_in_words, three_digits
+from cluster.bench import etcd, floor
+from cluster.bench.clients import Clients, Operation, Task
+from cluster.bench.closed_loop import Ring, Servers, Window, figures, measure
+from cluster.bench.etcd import Etcd, Put
+from cluster.bench.figures import percentile, size_in_words, three_digits
 from pond.cli.answers import table
 from pond.model.names import OWNER_KEY_BYTES
 
@@ -48,30 +49,49 @@ def throughput(
     sizes: Sequence[int] = SIZES,
     clients: Sequence[int] = CLIENTS,
     seconds: float = SECONDS,
+    with_etcd: bool = False,
     parent: Path | None = None,
     say: Say = len,
 ) -> ThroughputMeasured:
-    """Start a ring per size in a temporary directory (in `parent`), measure, and stop it. Raises PondError."""
+    """Start a ring per size in a temporary directory (in `parent`), measure, and stop it, and then etcd likewise.
+
+    Raises PondError.
+    """
     floors: dict[str, Ceiling] = {}
     results: list[Throughput] = []
+    version, gateway = None, []
+
+    def run(system: str, servers: Servers, task: Task, size: int) -> None:
+        with Clients(task, max(clients)) as load:
+            for count in sorted(clients):
+                say(f"{system}, {size_in_words(size)}, clients: {count}")
+                results.append(_result(system, count, measure(servers, load, count, seconds), size, floors[str(size)]))
+
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="pond-bench-", dir=parent) as scratch:
             layout, _ = launch.up(Path(scratch) / "cluster")
             try:
-                machine = floors[str(size)] = floor.ceiling(size, len(layout.servers), layout.directory)
-                with Clients(Write(layout.directory, size), max(clients)) as load:
-                    for count in sorted(clients):
-                        say(f"{size_in_words(size)}, clients: {count}")
-                        results.append(_result(count, measure(layout, load, count, seconds), size, machine))
+                floors[str(size)] = floor.ceiling(size, len(layout.servers), layout.directory)
+                run("pond", Ring(layout), Write(layout.directory, size), size)
             finally:
                 launch.down(layout.directory)
-    return ThroughputMeasured(floor=floors, results=results)
+        if with_etcd:
+            with (
+                tempfile.TemporaryDirectory(prefix="pond-bench-", dir=parent) as scratch,
+                Etcd(Path(scratch)) as members,
+            ):
+                version = members.version()
+                gateway.append(members.gateway_ms())
+                run("etcd", members, Put(members.address, size), size)
+    gateway_ms = percentile(sorted(gateway), 0.5) if gateway else None
+    return ThroughputMeasured(floor=floors, results=results, etcd=version, etcd_gateway_ms=gateway_ms)
 
 
-def _result(clients: int, window: Window, size_bytes: int, machine: Ceiling) -> Throughput:
+def _result(system: str, clients: int, window: Window, size_bytes: int, machine: Ceiling) -> Throughput:
     rate, counted = len(window.done) / window.seconds, window.counted
     return Throughput(
         name=f"{size_in_words(size_bytes)} x {clients}",
+        system=system,
         clients=clients,
         batch_size=counted.requests / counted.batches if counted.batches else None,
         views=int(counted.views),
@@ -88,7 +108,7 @@ def in_words(measured: ThroughputMeasured) -> str:
         times = [three_digits(ms) for ms in (row.p50_ms, row.p95_ms, row.p99_ms, row.p999_ms)]
         costs = [three_digits(ms) for ms in (row.primary_cpu_ms, row.backup_cpu_ms, row.ring_cpu_ms, row.client_cpu_ms)]
         rate = [three_digits(row.per_second), three_digits(row.bytes_per_second / 1e6)]
-        size = size_in_words(row.size_bytes)
+        size = size_in_words(row.size_bytes) + (", etcd" if row.system == "etcd" else "")
         rest = [row.errors, three_digits(row.ratio_to_floor)]
         rows.append([size, row.clients, *rate, *times, three_digits(row.batch_size), *costs, *rest])
     notes = [
@@ -98,5 +118,11 @@ def in_words(measured: ThroughputMeasured) -> str:
         f" {machine.disk_bytes_per_second / 1e6:.0f} MB/s"
         for size, machine in measured.floor.items()
     ]
+    if measured.etcd is not None:
+        notes.append(
+            f"etcd {measured.etcd}: {etcd.MEMBERS} members, synced, nothing signed or encrypted; by its JSON gateway,"
+            f" which takes {measured.etcd_gateway_ms:.2f} ms of each time (what a question without agreement takes)"
+        )
+    notes += [f"{row.system}, {row.name}: {row.error}" for row in measured.results if row.error is not None]
     cpu = "PRIMARY, BACKUP (mean), RING (all servers) and CLIENT are ms of CPU per update"
     return "\n".join([table(rows, right=range(1, len(rows[0]))), "", cpu, *notes])

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import processes
 from cluster.layout import Layout, ServerPlace
+from pond.errors import Unavailable
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 """The kernel tells CPU times in so many parts of a second."""
@@ -85,10 +86,13 @@ def spent(
 
 
 def counted(server: ServerPlace) -> Counted:
-    """What this server tells at its port for metrics. Raises OSError."""
+    """What this server tells at its port for metrics. Raises Unavailable."""
     url = f"http://{server.member.metrics_address}/metrics"
-    with urllib.request.urlopen(url, timeout=SCRAPE_SECONDS) as answer:
-        return read(answer.read().decode())
+    try:
+        with urllib.request.urlopen(url, timeout=SCRAPE_SECONDS) as answer:
+            return read(answer.read().decode())
+    except OSError as error:
+        raise Unavailable(f"{server.name} does not tell its metrics: {error}") from None
 
 
 def read(text: str) -> Counted:

@@ -1,6 +1,7 @@
 """Each benchmark of writes and reads at its smallest: what its JSON says of a real ring, and that it leaves nothing."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ def test_throughput_tells_rate_latency_batches_and_who_spent_what(measured: Any)
         check_row(row)
         assert 1 <= row["batch_size"] <= 3
         assert row["views"] == 0
+    assert found["etcd"] is None
+
+
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed")
+def test_etcd_is_measured_beside(measured: Any) -> None:
+    found = measured("throughput", "--etcd", "--size", "4096", "--clients", "2", "--seconds", "0.5")
+    assert [row["system"] for row in found["results"]] == ["pond", "etcd"]
+    assert found["etcd"][0] == "3"
+    assert found["etcd_gateway_ms"] > 0
+    row = found["results"][1]
+    assert row["errors"] == 0, row["error"]
+    assert row["n"] >= 2
+    assert row["ring_cpu_ms"] == pytest.approx(row["primary_cpu_ms"] + 2 * row["backup_cpu_ms"])
 
 
 def test_reads_are_measured_from_one_server_and_linearizable(measured: Any) -> None:

@@ -21,7 +21,7 @@ from pond.errors import UsageError
 WINDOW = Window(
     2.0,
     [Done(number / 10, (number + 1) / 1000) for number in range(20)],
-    0,
+    [],
     2,
     Spent(0.5, (0.25, 0.25, 0.5), (0.4, 0.6)),
     Counted(5.0, 20.0, 0.0, {}),
@@ -31,7 +31,10 @@ NOTHING = WINDOW._replace(done=[])
 
 def throughput_of(windows: dict[int, Window]) -> ThroughputMeasured:
     rows = [
-        Throughput(name="", clients=clients, batch_size=4, views=0, ratio_to_floor=1.0, **figures(window, size))
+        Throughput(
+            name="", system=system, clients=clients, batch_size=4, views=0, ratio_to_floor=1.0, **figures(window, size)
+        )
+        for system in ("pond", "etcd")
         for size in (100, 4096)
         for clients, window in windows.items()
     ]
