@@ -104,6 +104,10 @@ class Measured(Answer, frozen=True, kw_only=True):
     ring_cpu_ms: float
     """All servers together."""
     client_cpu_ms: float
+    cores: float
+    """How many cores servers and client kept busy."""
+    cores_of_others: float
+    """How many everything else on this machine did."""
     quantiles_ms: list[float]
     """At 0, 0.01 ... 0.99, then 0.999."""
     ratio_to_floor: float
@@ -178,6 +182,10 @@ class ClosedLoop(Answer, frozen=True, kw_only=True):
     ring_cpu_ms: float | None
     """All servers together."""
     client_cpu_ms: float | None
+    cores: float
+    """How many cores servers and clients kept busy."""
+    cores_of_others: float
+    """How many everything else on this machine did: what is measured had to do without them."""
     client_processes: int
     """That the clients share."""
     busiest_client: float

@@ -27,6 +27,8 @@ class Window(NamedTuple):
     processes: int
     """That the clients share."""
     spent: usage.Spent
+    machine: float
+    """CPU seconds that everything on the machine used."""
     counted: usage.Counted
 
 
@@ -72,15 +74,17 @@ def measure(servers: Servers, load: Clients, clients: int, seconds: float) -> Wi
     load.start(clients)
     _wait(load, clients, WARM_UP_SECONDS)
     counted, cpu, processes = servers.counted(leader), servers.cpu_seconds(), load.cpu_seconds()
-    began = monotonic()
+    began, machine = monotonic(), usage.machine_seconds()
     _wait(load, clients, seconds)
-    ended = monotonic()
+    ended, machine_after = monotonic(), usage.machine_seconds()
     cpu_after, processes_after, counted_after = servers.cpu_seconds(), load.cpu_seconds(), servers.counted(leader)
     ran = load.finish()
     clients_cpu = {pid: (seconds, processes_after[pid]) for pid, seconds in processes.items()}
     used = usage.spent(leader, cpu, cpu_after, clients_cpu)
     done = [one for one in ran.done if began <= one.ended < ended]
-    return Window(ended - began, done, ran.errors, load.processes, used, counted_after.since(counted))
+    return Window(
+        ended - began, done, ran.errors, load.processes, used, machine_after - machine, counted_after.since(counted)
+    )
 
 
 def _wait(load: Clients, clients: int, seconds: float) -> None:
@@ -97,6 +101,7 @@ def figures(window: Window, size_bytes: int) -> dict[str, Any]:
     count = len(times)
     rate = count / window.seconds
     used = window.spent
+    own = used.ring + sum(used.clients)
 
     def at(share: float) -> float | None:
         return percentile(times, share) if times else None
@@ -115,12 +120,14 @@ def figures(window: Window, size_bytes: int) -> dict[str, Any]:
         "p99_ms": at(0.99),
         "p999_ms": at(0.999),
         "quantiles_ms": [percentile(times, share) for share in HUNDREDTHS] if times else [],
-        "cpu_ms_per_op": each(used.ring + sum(used.clients)),
+        "cpu_ms_per_op": each(own),
         "primary_cpu_ms": each(used.primary),
         "backup_cpu_ms": each(sum(used.backups) / max(1, len(used.backups))),
         "ring_cpu_ms": each(used.ring),
         "client_cpu_ms": each(sum(used.clients)),
         "client_processes": window.processes,
+        "cores": own / window.seconds,
+        "cores_of_others": max(0.0, window.machine - own) / window.seconds,
         "busiest_client": max(used.clients, default=0.0) / window.seconds,
         "errors": len(window.errors),
         "error": window.errors[0] if window.errors else None,

@@ -6,6 +6,13 @@ from math import ceil
 HUNDREDTHS = (*(number / 100 for number in range(100)), 0.999)
 """The shares whose quantiles make up a distribution that can be drawn."""
 
+CPU_COLUMNS = "PRIMARY,BACKUP,RING,CLIENT,CORES,OTHERS"
+CPU_COLUMNS_ARE = (
+    "PRIMARY, BACKUP (mean), RING (all servers) and CLIENT: ms of CPU of one operation; CORES: how many all these kept"
+    " busy; OTHERS: how many everything else on the machine did"
+)
+"""Columns that all tables have, and what they are."""
+
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest sample that at least this share of them does not exceed; they are in order, and there is one."""

@@ -19,7 +19,7 @@ from cluster.answers import Read, ReadFloor, ReadsMeasured
 from cluster.bench import floor
 from cluster.bench.clients import Clients, Operation
 from cluster.bench.closed_loop import Ring, Window, figures, measure
-from cluster.bench.figures import size_in_words, three_digits
+from cluster.bench.figures import CPU_COLUMNS, CPU_COLUMNS_ARE, size_in_words, three_digits
 from pond.cli.answers import table
 from pond.client.ring import Consistency
 from pond.model.names import OWNER_KEY_BYTES
@@ -87,14 +87,15 @@ def _result(clients: int, window: Window, size_bytes: int, consistency: Consiste
 
 def in_words(measured: ReadsMeasured) -> str:
     """The answer as text."""
-    head = "SIZE,CONSISTENCY,CLIENTS,PER S,MB/S,P50 MS,P95 MS,P99 MS,P99.9 MS,RING,CLIENT,ERRORS,X FLOOR"
-    rows: list[list[object]] = [[*head.split(",")]]
+    head = "SIZE,CONSISTENCY,CLIENTS,PER S,MB/S,P50 MS,P95 MS,P99 MS,P99.9 MS,"
+    rows: list[list[object]] = [[*(head + CPU_COLUMNS).split(","), "ERRORS", "X FLOOR"]]
     for row in measured.results:
-        times = (row.p50_ms, row.p95_ms, row.p99_ms, row.p999_ms, row.ring_cpu_ms, row.client_cpu_ms)
+        times = (row.p50_ms, row.p95_ms, row.p99_ms, row.p999_ms)
+        costs = (row.primary_cpu_ms, row.backup_cpu_ms, row.ring_cpu_ms, row.client_cpu_ms)
         rates = (row.per_second, row.bytes_per_second / 1e6)
-        rest = [row.errors, three_digits(row.ratio_to_floor)]
+        rest = [f"{row.cores:.2f}", f"{row.cores_of_others:.2f}", row.errors, three_digits(row.ratio_to_floor)]
         words = [size_in_words(row.size_bytes), row.consistency, row.clients]
-        rows.append([*words, *map(three_digits, (*rates, *times)), *rest])
+        rows.append([*words, *map(three_digits, (*rates, *times, *costs)), *rest])
     notes = [
         f"floor of {size_in_words(int(size))}: {machine.read_ms:.2f} ms, from {floor.READ_ROUND_TRIPS} loopback round"
         f" trips of {machine.loopback_round_trip_ms:.3f}, one signature check of {machine.signature_check_ms:.3f} and a"
@@ -102,5 +103,4 @@ def in_words(measured: ReadsMeasured) -> str:
         for size, machine in measured.floor.items()
     ]
     notes += [f"{row.name}: {row.error}" for row in measured.results if row.error is not None]
-    cpu = "RING (all servers) and CLIENT are ms of CPU per read"
-    return "\n".join([table(rows, right=range(2, len(rows[0]))), "", cpu, *notes])
+    return "\n".join([table(rows, right=range(2, len(rows[0]))), "", CPU_COLUMNS_ARE, *notes])

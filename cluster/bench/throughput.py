@@ -19,7 +19,7 @@ from cluster.bench import etcd, floor
 from cluster.bench.clients import Clients, Operation, Task
 from cluster.bench.closed_loop import Ring, Servers, Window, figures, measure
 from cluster.bench.etcd import Etcd, Put
-from cluster.bench.figures import percentile, size_in_words, three_digits
+from cluster.bench.figures import CPU_COLUMNS, CPU_COLUMNS_ARE, percentile, size_in_words, three_digits
 from pond.cli.answers import table
 from pond.model.names import OWNER_KEY_BYTES
 
@@ -102,14 +102,14 @@ def _result(system: str, clients: int, window: Window, size_bytes: int, machine:
 
 def in_words(measured: ThroughputMeasured) -> str:
     """The answer as text."""
-    head = "SIZE,CLIENTS,PER S,MB/S,P50 MS,P95 MS,P99 MS,P99.9 MS,BATCH,PRIMARY,BACKUP,RING,CLIENT,ERRORS,X FLOOR"
-    rows: list[list[object]] = [[*head.split(",")]]
+    head = "SIZE,CLIENTS,PER S,MB/S,P50 MS,P95 MS,P99 MS,P99.9 MS,BATCH,"
+    rows: list[list[object]] = [[*(head + CPU_COLUMNS).split(","), "ERRORS", "X FLOOR"]]
     for row in measured.results:
         times = [three_digits(ms) for ms in (row.p50_ms, row.p95_ms, row.p99_ms, row.p999_ms)]
         costs = [three_digits(ms) for ms in (row.primary_cpu_ms, row.backup_cpu_ms, row.ring_cpu_ms, row.client_cpu_ms)]
         rate = [three_digits(row.per_second), three_digits(row.bytes_per_second / 1e6)]
         size = size_in_words(row.size_bytes) + (", etcd" if row.system == "etcd" else "")
-        rest = [row.errors, three_digits(row.ratio_to_floor)]
+        rest = [f"{row.cores:.2f}", f"{row.cores_of_others:.2f}", row.errors, three_digits(row.ratio_to_floor)]
         rows.append([size, row.clients, *rate, *times, three_digits(row.batch_size), *costs, *rest])
     notes = [
         f"floor of {size_in_words(int(size))}: {machine.per_second:.0f} a second, from {machine.cpu_ms:.3f} ms of CPU"
@@ -124,5 +124,4 @@ def in_words(measured: ThroughputMeasured) -> str:
             f" which takes {measured.etcd_gateway_ms:.2f} ms of each time (what a question without agreement takes)"
         )
     notes += [f"{row.system}, {row.name}: {row.error}" for row in measured.results if row.error is not None]
-    cpu = "PRIMARY, BACKUP (mean), RING (all servers) and CLIENT are ms of CPU per update"
-    return "\n".join([table(rows, right=range(1, len(rows[0]))), "", cpu, *notes])
+    return "\n".join([table(rows, right=range(1, len(rows[0]))), "", CPU_COLUMNS_ARE, *notes])

@@ -67,6 +67,17 @@ def cpu_seconds(pid: int) -> float:
     return 0.0
 
 
+def machine_seconds() -> float:
+    """CPU that everything on this machine has used so far, with what its host took from it."""
+    return machine(Path("/proc/stat").read_text())
+
+
+def machine(stat: str) -> float:
+    """The same from the kernel's text (proc(5)): all of the first line but idle, iowait and guests, which user has."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, stat.splitlines()[0].split()[1:])
+    return (user + nice + system + irq + softirq + steal) / CLOCK_TICKS
+
+
 def of_servers(layout: Layout) -> dict[str, float]:
     """CPU seconds of each server that runs, by name."""
     pids = {server.name: processes.look(server).pid for server in layout.servers}

@@ -17,7 +17,7 @@ import pond
 from cluster import launch
 from cluster.answers import Floor, Measured, PhaseBesidePond, WriteLatency
 from cluster.bench import floor, usage
-from cluster.bench.figures import HUNDREDTHS, percentile, three_digits
+from cluster.bench.figures import CPU_COLUMNS, CPU_COLUMNS_ARE, HUNDREDTHS, percentile, three_digits
 from cluster.check import standing
 from cluster.layout import Layout, ServerPlace
 from pond.cli.answers import table
@@ -71,14 +71,16 @@ async def _measure(layout: Layout, leader: ServerPlace, sizes: tuple[Size, ...])
                 await target.write(payloads[number % len(payloads)])
             machine = measured.floor[size.name] = floor.measure(size.payload_bytes, layout.directory)
             counted, servers, own = usage.counted(leader), usage.of_servers(layout), process_time()
+            machine_cpu = usage.machine_seconds()
             times: list[float] = []
             for number in range(size.writes):
                 began = perf_counter()
                 await target.write(payloads[number % len(payloads)])
                 times.append(perf_counter() - began)
             spent = usage.spent(leader.name, servers, usage.of_servers(layout), {0: (own, process_time())})
+            machine_cpu = usage.machine_seconds() - machine_cpu
             counts = usage.counted(leader).since(counted)
-            result = _result(size, times, spent, machine)
+            result = _result(size, times, spent, machine_cpu, machine)
             measured.results.append(result)
             measured.phases_ms[size.name] = {name: counts.mean_ms(name) for name in counts.phases}
             mean = sum(times) * 1000 / len(times)
@@ -88,9 +90,10 @@ async def _measure(layout: Layout, leader: ServerPlace, sizes: tuple[Size, ...])
     return measured
 
 
-def _result(size: Size, times: list[float], spent: usage.Spent, machine: Floor) -> Measured:
+def _result(size: Size, times: list[float], spent: usage.Spent, machine_cpu: float, machine: Floor) -> Measured:
     ordered = sorted(seconds * 1000 for seconds in times)
     count = len(times)
+    own = spent.ring + sum(spent.clients)
     return Measured(
         name=size.name,
         n=count,
@@ -98,11 +101,13 @@ def _result(size: Size, times: list[float], spent: usage.Spent, machine: Floor) 
         p95_ms=percentile(ordered, 0.95),
         p99_ms=percentile(ordered, 0.99),
         per_second=count / sum(times),
-        cpu_ms_per_op=(spent.ring + sum(spent.clients)) * 1000 / count,
+        cpu_ms_per_op=own * 1000 / count,
         primary_cpu_ms=spent.primary * 1000 / count,
         backup_cpu_ms=sum(spent.backups) / max(1, len(spent.backups)) * 1000 / count,
         ring_cpu_ms=spent.ring * 1000 / count,
         client_cpu_ms=sum(spent.clients) * 1000 / count,
+        cores=own / sum(times),
+        cores_of_others=max(0.0, machine_cpu - own) / sum(times),
         quantiles_ms=[percentile(ordered, share) for share in HUNDREDTHS],
         ratio_to_floor=percentile(ordered, 0.5) / machine.write_ms,
     )
@@ -129,22 +134,24 @@ def _beside(phase: str, ms: float | None, pond_ms: float | None) -> PhaseBesideP
 
 def in_words(measured: WriteLatency) -> str:
     """The answer as text."""
-    head = ",N,P50 MS,P95 MS,P99 MS,PER S,PRIMARY,BACKUP,RING,CLIENT,FLOOR MS,X FLOOR"
-    rows: list[list[object]] = [[*head.split(",")]]
+    head = ",N,P50 MS,P95 MS,P99 MS,PER S,"
+    rows: list[list[object]] = [[*(head + CPU_COLUMNS).split(","), "FLOOR MS", "X FLOOR"]]
     notes: list[str] = []
     for row in measured.results:
         machine = measured.floor[row.name]
         times = (row.p50_ms, row.p95_ms, row.p99_ms, row.per_second)
         costs = (row.primary_cpu_ms, row.backup_cpu_ms, row.ring_cpu_ms, row.client_cpu_ms)
-        figures = (*times, *costs, machine.write_ms, row.ratio_to_floor)
-        rows.append([row.name, row.n, *map(three_digits, figures)])
+        cores = [f"{row.cores:.2f}", f"{row.cores_of_others:.2f}"]
+        floors = (machine.write_ms, row.ratio_to_floor)
+        rows.append([row.name, row.n, *map(three_digits, (*times, *costs)), *cores, *map(three_digits, floors)])
         notes.append(
             f"floor of {row.name}: {floor.SYNCS} syncs of {machine.sync_ms:.3f} ms, {floor.ROUND_TRIPS} loopback"
             f" round trips of {machine.loopback_round_trip_ms:.3f}, {floor.CHECKS} signature checks of"
             f" {machine.signature_check_ms:.3f}, one hash of {machine.hash_ms:.3f}"
         )
-    cpu = "PRIMARY, BACKUP (mean), RING (all servers) and CLIENT are ms of CPU per write"
-    return "\n".join([table(rows, right=range(1, len(rows[0]))), "", cpu, *notes, "", _phases_in_words(measured)])
+    return "\n".join(
+        [table(rows, right=range(1, len(rows[0]))), "", CPU_COLUMNS_ARE, *notes, "", _phases_in_words(measured)]
+    )
 
 
 def _phases_in_words(measured: WriteLatency) -> str:

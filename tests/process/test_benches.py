@@ -39,6 +39,8 @@ def check_row(row: dict[str, Any]) -> None:
     assert row["cpu_ms_per_op"] == pytest.approx(row["ring_cpu_ms"] + row["client_cpu_ms"])
     assert row["ring_cpu_ms"] == pytest.approx(row["primary_cpu_ms"] + 3 * row["backup_cpu_ms"])
     assert row["client_cpu_ms"] > 0
+    assert row["cores"] == pytest.approx(row["cpu_ms_per_op"] * row["per_second"] / 1000)
+    assert row["cores_of_others"] >= 0
     assert 0 < row["busiest_client"] <= 2
     assert row["ratio_to_floor"] > 1
 

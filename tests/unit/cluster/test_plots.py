@@ -24,6 +24,7 @@ WINDOW = Window(
     [],
     2,
     Spent(0.5, (0.25, 0.25, 0.5), (0.4, 0.6)),
+    3.0,
     Counted(5.0, 20.0, 0.0, {}),
 )
 NOTHING = WINDOW._replace(done=[])
@@ -86,6 +87,8 @@ def test_phases_are_drawn(tmp_path: Path) -> None:
         backup_cpu_ms=1,
         ring_cpu_ms=1,
         client_cpu_ms=1,
+        cores=1,
+        cores_of_others=0,
         quantiles_ms=[1 + share for share in HUNDREDTHS],
         ratio_to_floor=1,
     )

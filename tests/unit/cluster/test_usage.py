@@ -36,6 +36,12 @@ def test_a_process_that_is_gone_has_used_nothing() -> None:
     assert usage.cpu_seconds(2**22 + 1) == 0.0
 
 
+def test_cpu_of_the_machine_is_all_but_idle_waiting_and_guests() -> None:
+    stat = "cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
+    assert usage.machine(stat) == pytest.approx((100 + 20 + 30 + 6 + 7 + 8) / usage.CLOCK_TICKS)
+    assert usage.machine_seconds() > 0
+
+
 def test_what_a_server_counts_is_read_back_from_its_metrics() -> None:
     metrics = Metrics()
     before = usage.read(generate_latest(metrics.registry).decode())
