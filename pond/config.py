@@ -66,8 +66,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     cluster: str
     """Path of the cluster file, relative to the server's directory."""
     quota_bytes: Quota | None = None
-    """How large the server's data may grow, at least 16 MiB; null: as the disk has room. It is read at the server's
-    start, and every few seconds while it stands aside for want of room."""
+    """How large the server's data may grow, at least 16 MiB, beside a journal of up to 4 MiB; null: as the disk has
+    room. It is read at the server's start, and every few seconds while it stands aside for want of room."""
 
 
 Settings = TypeVar("Settings", ClusterFile, NodeConfig)

@@ -125,7 +125,7 @@ class Life:
             return
         self._step_seconds = perf_counter() - began
         if self._ran_batch:
-            self._metrics.apply_seconds.observe(self._step_seconds)
+            self._metrics.step("apply", self._step_seconds)
         if self._outbox_bytes > OUTBOX_BYTES:
             self._finish()
         elif not self._finishing:
@@ -134,7 +134,7 @@ class Life:
 
     def update_arrived(self) -> None:
         """The step just taken was the arrival of a client's update."""
-        self._metrics.validate_seconds.observe(self._step_seconds)
+        self._metrics.step("validate", self._step_seconds)
         if self.core.replica.queued:
             self._phases.admitted()
 
@@ -144,7 +144,7 @@ class Life:
         if self._ended:
             return
         try:
-            self._storage.sync()
+            self._storage.commit()
         finally:
             self.end()
 

@@ -348,7 +348,7 @@ class Server:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._refused(sender, f"undecodable message: {error}")
                 continue
-            self._metrics.messages.labels(type(message).__name__, "in").inc()
+            self._metrics.message(type(message), "in")
             self._life.take(self._life.core.on_peer, ReplicaId(sender), message, now)
 
     def _on_clients(self, burst: list[tuple[bytes, str, bytes]]) -> None:
@@ -359,7 +359,7 @@ class Server:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._refused(key, f"undecodable question: {error}")
                 continue
-            self._metrics.messages.labels(type(question).__name__, "in").inc()
+            self._metrics.message(type(question), "in")
             life = self._life
             if life is not None:
                 life.take(life.core.on_client, client, question, now, key)
@@ -410,4 +410,4 @@ class Server:
                 self._clients.send(client, _encode(reply))
 
     def _sent(self, message: object) -> None:
-        self._metrics.messages.labels(type(message).__name__, "out").inc()
+        self._metrics.message(type(message), "out")

@@ -11,7 +11,7 @@ from cluster.layout import Layout
 from pond.model.tables import BLOCKS
 from pond.node.server import DAMAGED, STORE, TABLES
 from pond.protocol import Condition, ServerStatus
-from pond.storage import DATA_FILE, Storage
+from pond.storage import DATA_FILE, JOURNAL_FILE, Storage
 from tests.process.commands import COMMAND_SECONDS, pond
 from tests.process.conftest import stop
 
@@ -72,11 +72,11 @@ def test_a_server_with_an_emptied_disk_rejoins_by_itself(cluster: Layout) -> Non
     check_votes_again(cluster, 1, contents)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_flipped_bytes_are_found_and_the_server_is_mended(cluster: Layout, seed: int) -> None:
+@pytest.mark.parametrize(("file", "seed"), [(DATA_FILE, 0), (DATA_FILE, 1), (JOURNAL_FILE, 0)])
+def test_flipped_bytes_are_found_and_the_server_is_mended(cluster: Layout, file: str, seed: int) -> None:
     contents = fill(cluster)
     pond(cluster.directory, "cluster", "kill", "ring-1")
-    path = cluster.servers[1].directory / STORE / DATA_FILE
+    path = cluster.servers[1].directory / STORE / file
     data = bytearray(path.read_bytes())
     choices = random.Random(seed)
     for _ in range(30):

@@ -290,7 +290,7 @@ def test_a_rotten_block_is_one_that_this_server_cannot_give(place: layout.Server
     storage = Storage(place.directory / STORE, TABLES)
     storage.write([Write(table, name, b"data") for table in (BLOCKS, NODES) for name in names[:2]])
     storage.write([Write(BLOCKS, names[2], b"data"), Write(NODES, names[3], b"data")])
-    storage.sync()
+    storage.commit()
     storage.close()
     for table, name in ((BLOCKS, names[2]), (NODES, names[3])):
         overwrite(place.directory / STORE, table, name, b"dada....")
