@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from bft.replica import Replica
@@ -30,6 +30,29 @@ class _Messages(Collector):
         )
         for (kind, direction), count in self._counts.copy().items():
             family.add_metric([kind.__name__, direction], count)
+        yield family
+
+
+class _Steps(Collector):
+    """The same for times that many messages take."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, tuple[float, int]] = {}
+
+    def add(self, step: str, seconds: float) -> None:
+        """A step took so long."""
+        total, count = self._times.get(step, (0.0, 0))
+        self._times[step] = total + seconds, count + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """What the metrics port asks for."""
+        family = SummaryMetricFamily(
+            "pond_step_seconds",
+            "Seconds in the core and its writes: to take in a client's update (validate), to run a batch (apply)",
+            labels=["step"],
+        )
+        for step, (total, count) in self._times.copy().items():
+            family.add_metric([step], count_value=count, sum_value=total)
         yield family
 
 
@@ -69,6 +92,9 @@ class Metrics:
             buckets=PHASE_BUCKETS,
             registry=self.registry,
         )
+        steps = _Steps()
+        self.registry.register(steps)
+        self.step = steps.add
 
         self._replica: Replica | None = None
         for gauge, read in (

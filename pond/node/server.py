@@ -47,7 +47,7 @@ from pond.node.metrics import Metrics, MetricsPort
 from pond.node.ring import RingServer, ToClient
 from pond.node.service import TABLES as SERVICE_TABLES
 from pond.node.service import Service
-from pond.protocol import MAX_MESSAGE_BYTES, Condition, GetStatus, Overloaded, Question, Reply, ServerStatus
+from pond.protocol import MAX_MESSAGE_BYTES, Condition, GetStatus, Overloaded, Question, Reply, ServerStatus, Submit
 from pond.storage import DATA_FILE, Storage
 from pond.transport import ClientPort, PeerPort, Remote
 from tapestry.guid import GUID
@@ -360,8 +360,11 @@ class Server:
                 self._refused(key, f"undecodable question: {error}")
                 continue
             self._metrics.message(type(question), "in")
-            if self._life is not None:
-                self._life.take(self._life.core.on_client, client, question, now, key)
+            life = self._life
+            if life is not None:
+                life.take(life.core.on_client, client, question, now, key)
+                if isinstance(question, Submit):
+                    life.update_arrived()
             elif self._aside is not None:
                 self._send(ToClient(client, self._answer_aside(question, self._aside.status)))
 
