@@ -418,3 +418,57 @@ class CatchUp(Answer, frozen=True, kw_only=True):
     """Updates that were given up after a minute; they may be there or not."""
     lost: int
     """Objects that do not have what was acknowledged last. Must be 0."""
+
+
+class Kind(Answer, frozen=True, kw_only=True):
+    """What users who do one kind of thing saw."""
+
+    name: str
+    clients: int
+    n: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    errors: int
+    """Users who met something that they had not asked for, and stopped."""
+    error: str | None
+
+
+class Mixed(Answer, frozen=True, kw_only=True):
+    """`bench mixed`."""
+
+    floor: Floor
+    seconds: float
+    kinds: list[Kind]
+    ring_cpu_share: float
+    """Cores that all servers together kept busy."""
+    anonymous_bytes: int
+    """The most memory that a server allocated."""
+    resident_bytes: int
+    """The same with the pages of its file that happened to be in memory."""
+
+
+class Endured(Answer, frozen=True, kw_only=True):
+    """A ring after so many updates; bytes are those of the server that has most."""
+
+    updates: int
+    seconds: float
+    anonymous_bytes: int
+    """Allocated by the server itself."""
+    resident_bytes: int
+    """With the pages of its file that happen to be in memory."""
+    disk_bytes: int
+
+
+class Endurance(Answer, frozen=True, kw_only=True):
+    """`bench endurance`."""
+
+    updates: int
+    batches: int
+    looks: list[Endured]
+    log_batches: list[int]
+    """Batches in the log of each server at the end."""
+    log_limit: int
+    """How many that may be."""

@@ -199,3 +199,42 @@ def catch_up(updates: int, megabytes: int, as_json: bool) -> None:
 
     measured = measure(Size(updates, megabytes * 1_000_000), say=_tell)
     show(measured, in_words(measured), as_json)
+
+
+@bench.command("mixed")
+@click.option(
+    "--seconds", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="How long they work."
+)
+@click.option(
+    "--clients", type=click.IntRange(4, 512), default=64, show_default=True, help="How many there are, of all kinds."
+)
+@json_option
+def mixed(seconds: float, clients: int, as_json: bool) -> None:
+    """Users who write, read, write large objects and send updates that abort, all at once; takes ten minutes.
+
+    Starts a ring of four in the temporary directory, and stops it again. Whatever is read is checked. Nobody may meet
+    an error but the aborts that were asked for.
+    """
+    from cluster.bench.mixed import in_words
+    from cluster.bench.mixed import mixed as measure
+
+    measured = measure(seconds, clients, say=_tell)
+    show(measured, in_words(measured), as_json)
+
+
+@bench.command("endurance")
+@click.option(
+    "--updates", type=click.IntRange(100, 100_000_000), default=100_000, show_default=True, help="How many in all."
+)
+@json_option
+def endurance(updates: int, as_json: bool) -> None:
+    """What servers keep in memory and in their logs while 64 clients write 4 KiB again and again; some minutes.
+
+    Starts a ring of four in the temporary directory, which takes four times as much room as what is written, and stops
+    it again.
+    """
+    from cluster.bench.endurance import endurance as measure
+    from cluster.bench.endurance import in_words
+
+    measured = measure(updates, say=_tell)
+    show(measured, in_words(measured), as_json)

@@ -88,3 +88,24 @@ def test_the_phases_of_a_write_make_up_its_time(tmp_path: Path) -> None:
     assert all(ms > 0 for ms in times.values()), times
     assert sum(ms for name, ms in times.items() if name != "total") == pytest.approx(times["total"])
     assert phases["sign"].times_faster == pytest.approx(77.8 / times["sign"])
+
+
+def test_users_of_all_kinds_work_at_once_and_nobody_fails(measured: Any) -> None:
+    found = measured("mixed", "--seconds", "2", "--clients", "4")
+    assert [kind["name"] for kind in found["kinds"]] == [
+        "4 KiB written", "4 KiB read", "2 MB written and read", "4 KiB aborted"
+    ]  # fmt: skip
+    for kind in found["kinds"]:
+        assert kind["errors"] == 0, kind["error"]
+        assert kind["n"] >= kind["clients"]
+        assert 0 < kind["p50_ms"] <= kind["p99_ms"] <= kind["p999_ms"] <= kind["max_ms"]
+    assert 0 < found["anonymous_bytes"] < found["resident_bytes"]
+
+
+def test_endurance_tells_memory_and_what_the_logs_hold(measured: Any) -> None:
+    found = measured("endurance", "--updates", "200")
+    looks = found["looks"]
+    assert [look["updates"] >= 20 * number for number, look in enumerate(looks)] == [True] * 11
+    assert all(look["anonymous_bytes"] > 10_000_000 for look in looks)
+    assert looks[-1]["disk_bytes"] > 200 * 4096
+    assert all(0 < batches <= found["log_limit"] for batches in found["log_batches"])
