@@ -7,9 +7,11 @@ the next run, and is counted. The processes start by `spawn`: what is measured s
 import asyncio
 import gc
 import multiprocessing
+import multiprocessing.connection
 import os
 import resource
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from multiprocessing.connection import Connection
@@ -95,6 +97,8 @@ class Clients:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for process in self._processes if error is not None else ():
+            process.kill()  # it may be in the middle of its work, which nobody waits for any longer
         for pipe in self._pipes:
             pipe.close()  # the end of its input is the end of the process
         for process in self._processes:
@@ -157,9 +161,17 @@ def _answer(pipe: Connection, seconds: float) -> Ran:
 
 def _serve(pipe: Connection, task: Task, shared: _Shared) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a client has some thirty descriptors
     asyncio.run(_work(pipe, task, shared))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "client processes are started by a benchmark"
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(0)
 
 
 async def _work(pipe: Connection, task: Task, shared: _Shared) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.bench.figures import HUNDREDTHS, percentile, size_in_words
+from cluster.bench.figures import HUNDREDTHS, percentile, size_in_words, three_digits
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,10 @@ def test_a_distribution_never_goes_down() -> None:
 )
 def test_sizes_are_named_as_people_do(size: int, words: str) -> None:
     assert size_in_words(size) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.0456, "0.05"), (9.876, "9.88"), (98.76, "98.8"), (987.6, "988"), (0.0, "0.00")]
+)
+def test_figures_are_shown_with_the_digits_that_count(value: float | None, text: str) -> None:
+    assert three_digits(value) == text
