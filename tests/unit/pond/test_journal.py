@@ -51,6 +51,19 @@ def test_records_come_back_in_order(path: Path, size: int):
     assert replayed(path) == payloads
 
 
+def test_each_record_is_synced_when_it_is_written(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page cache hides what a missing sync costs, until the power goes."""
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fdatasync", lambda file: synced.append(os.pread(file, 1 << 20, 0)))
+    with closing(Journal(path, 1)) as journal:
+        for number in range(5):
+            payload = b"payload %d" % number + bytes(100_000)
+            journal.append(payload)
+            assert len(synced) == number + 1
+            assert payload in synced[-1]
+            assert len(synced[-1]) == path.stat().st_size
+
+
 def test_new_records_go_behind_those_that_were_replayed(path: Path):
     fill(path, [b"1", b"2"])
     with closing(Journal(path, 1)) as journal:
