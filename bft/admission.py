@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bft.membership import Membership
 from bft.messages import MAX_REQUEST_BYTES, Request, RequestError, RequestStatement
+from bft.request_signatures import RequestVerifier
 from bft.service import StateMachine
 from bft.signatures import Verifier
 from bft.statement import Digest, digest
@@ -38,7 +39,7 @@ class Admission:
 
     def __init__(self, membership: Membership, verifier: Verifier, service: StateMachine) -> None:
         self._membership = membership
-        self._verifier = verifier
+        self._signatures = RequestVerifier(verifier)
         self._service = service
         self._checked: OrderedDict[tuple[Digest, bytes], Admitted] = OrderedDict()
 
@@ -54,7 +55,7 @@ class Admission:
         stated = request.parse()
         if stated.ring_id != self._membership.ring_id:
             raise RequestError("request for another ring")
-        if not self._verifier.verify(stated.principal, request.statement, request.signature):
+        if not self._signatures.verify(stated.principal, request.statement, request.signature):
             raise RequestError("request is not signed by its principal")
         reason = self._service.refuses(stated.operation)
         if reason is not None:

@@ -88,13 +88,18 @@ def verify(root: bytes, leaf: bytes, index: int, count: int, path: Sequence[byte
 
 def verify_hash(root: bytes, leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bool:
     """As `verify`, of a leaf that is already hashed."""
+    return root_above(leaf, index, count, path) == root
+
+
+def root_above(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> Digest | None:
+    """The root that `path` leads to from the hash of a leaf; None when it has not the form of a path from there."""
     if not 0 <= index < count <= MAX_COUNT or len(path) > MAX_COUNT.bit_length():
-        return False
+        return None
     last = count - 1
     digest = leaf
     for sibling in path:
         if last == 0 or len(sibling) != 32:
-            return False
+            return None
         if index & 1 or index == last:
             digest = node_hash(sibling, digest)
             while not index & 1 and index:
@@ -104,7 +109,7 @@ def verify_hash(root: bytes, leaf: bytes, index: int, count: int, path: Sequence
             digest = node_hash(digest, sibling)
         index >>= 1
         last >>= 1
-    return last == 0 and digest == root
+    return digest if last == 0 else None
 
 
 class MountainRange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

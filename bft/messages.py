@@ -11,6 +11,7 @@ import msgspec
 
 from bft import statement
 from bft.answer import SessionId
+from bft.request_signatures import RequestSignature
 from bft.signatures import PublicKey, Signature
 from bft.state_tree import Chunk, Prefix
 from bft.statement import Digest
@@ -74,7 +75,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """A signed request and, beside it and outside the signature, small bodies that its operation names by digest."""
 
     statement: Annotated[bytes, msgspec.Meta(max_length=MAX_REQUEST_BYTES)]
-    signature: Signature
+    signature: RequestSignature
     bodies: Annotated[list[bytes], msgspec.Meta(max_length=MAX_BODIES)]
 
     @property

@@ -278,7 +278,7 @@ class Replica:
             case PrePrepare():
                 effects = self.ordering.on_pre_prepare(sender, message)
                 if message.sequence > self.execution.executed and self.ordering.proposed(message):
-                    self._pacing.proposed(message.sequence, now)
+                    self._pacing.proposed(message.sequence, len(message.requests), now)
                 return effects
             case Prepare():
                 return self.ordering.on_prepare(sender, message)
@@ -410,12 +410,12 @@ class Replica:
     def _propose(self, now: AgreedTime) -> list[Effect]:
         """As primary: propose at once when the pipeline has room; what comes meanwhile fills the next batch."""
         effects: list[Effect] = []
-        while len(self.requests) and self._may_propose():
+        while self.queued and self._may_propose() and self._pacing.worth_a_batch(self.queued):
             effects += self._propose_one(self.requests.take_batch(), now)
         return effects
 
     def _propose_one(self, batch: list[Admitted], now: AgreedTime) -> list[Effect]:
-        self._pacing.proposed(self.ordering.next, now)
+        self._pacing.proposed(self.ordering.next, len(batch), now)
         plan = self.signing.plan(self.ordering.next, self.ordering.committers)
         return self.ordering.propose(batch, plan, now)
 
@@ -478,8 +478,8 @@ class Replica:
         writes = installed.writes(self.execution.tree)
         self._disk.record(writes)
         self.execution.install(sequence, installed.time, installed.tree)
-        self.ordering.executed(sequence)
-        self.catch_up.executed(sequence)
+        for machine in (self.ordering, self.catch_up, self._pacing):
+            machine.executed(sequence)
         self.batches.forget(sequence)
         self.requests.prune(self.replies.ran)
         self.recovery.checkpoint(sequence, installed.time, installed.tree)

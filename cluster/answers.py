@@ -21,12 +21,14 @@ class RingServer(Answer, frozen=True, kw_only=True):
     """`serving`, `changing view`, `catching up`, `transferring`, `learning`, `disk full`, `disk failing`,
     `disk damaged` or `diverged`."""
     detail: str | None
-    """Its condition in its own words; may be empty."""
+    """Its condition in its own words; may be empty. Of a stopped server: why it cannot start, or null."""
     view_active: bool | None
     """Whether it takes part in its view; false while it waits for the next one to begin."""
     disk_bytes: int
     free_bytes: int | None
-    """Room left on its disk; 0 also when it does not know."""
+    """Room left on its disk, within its quota; 0 also when it does not know."""
+    upload_bytes: int | None
+    """The largest write that it has room for now. Writes of up to 64 KiB need none but what it keeps for ordering."""
     client_address: str
     metrics: str
 
@@ -98,8 +100,36 @@ class Measured(Answer, frozen=True, kw_only=True):
     p99_ms: float
     per_second: float
     cpu_ms_per_op: float
+    primary_cpu_ms: float
+    backup_cpu_ms: float
+    """Mean of the backups."""
+    ring_cpu_ms: float
+    """All servers together."""
+    client_cpu_ms: float
+    cores: float
+    """How many cores servers and client kept busy."""
+    cores_of_others: float
+    """How many everything else on this machine did."""
+    quantiles_ms: list[float]
+    """At 0, 0.01 ... 0.99, then 0.999."""
     ratio_to_floor: float
     """p50 against the floor for the same size."""
+
+
+class PhaseBesidePond(Answer, frozen=True, kw_only=True):
+    """What one phase of a write takes on average, beside what OceanStore's prototype took (FAST 2003).
+
+    `validate`: the primary takes in the update, with the check of its signature. `serialize`: until 2f + 1 servers have
+    ordered it durably. `apply`: to run it and write what it changed. `archive`: there is none yet. `sign`: the
+    threshold signature. `rest`: everything else of what the client waits for. `total`: all of it; Pond's with the
+    archive off.
+    """
+
+    phase: str
+    ms: float | None
+    pond_ms: float | None
+    times_faster: float | None
+    """Against Pond; the target is 10, the stretch 30."""
 
 
 class WriteLatency(Answer, frozen=True, kw_only=True):
@@ -107,8 +137,117 @@ class WriteLatency(Answer, frozen=True, kw_only=True):
 
     floor: dict[str, Floor]
     results: list[Measured]
+    phases: dict[str, list[PhaseBesidePond]]
     phases_ms: dict[str, dict[str, float]]
-    """Mean time between the points in the life of a batch, at the primary."""
+    """Mean time between the points in the life of a batch, and of the steps that validate and apply, at the primary."""
+
+
+class Ceiling(Answer, frozen=True, kw_only=True):
+    """The machine's floor for many writes at once: median milliseconds of single steps, and how many writes a second
+    would consist of nothing else. The disk holds a copy for each server."""
+
+    signature_ms: float
+    signature_check_ms: float
+    hash_ms: float
+    cpu_ms: float
+    """Of one write: one signature, a check of it by each server, and a hash by each of them and the client."""
+    cores: int
+    """That this machine gives to all processes together."""
+    disk_bytes_per_second: float
+    """Written and synced in pieces of 4 MB."""
+    per_second: float
+
+
+class ClosedLoop(Answer, frozen=True, kw_only=True):
+    """What so many clients saw, each of which began its next operation when the one before had ended. Times are null
+    when none succeeded; CPU is of one operation."""
+
+    name: str
+    size_bytes: int
+    clients: int
+    n: int
+    """Operations that succeeded within the time measured."""
+    seconds: float
+    per_second: float
+    bytes_per_second: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None
+    quantiles_ms: list[float]
+    """At 0, 0.01 ... 0.99, then 0.999; empty when none succeeded."""
+    cpu_ms_per_op: float | None
+    """Servers and clients together."""
+    primary_cpu_ms: float | None
+    backup_cpu_ms: float | None
+    """Mean of the backups."""
+    ring_cpu_ms: float | None
+    """All servers together."""
+    client_cpu_ms: float | None
+    cores: float
+    """How many cores servers and clients kept busy."""
+    cores_of_others: float
+    """How many everything else on this machine did: what is measured had to do without them."""
+    client_processes: int
+    """That the clients share."""
+    busiest_client: float
+    """Share of one core that the busiest client process used: near 1 it is the client that limits."""
+    errors: int
+    """Clients that gave up."""
+    error: str | None
+    """What the first of these was told."""
+    ratio_to_floor: float | None
+    """How many times as fast the floor is."""
+
+
+class Throughput(ClosedLoop, frozen=True, kw_only=True):
+    """One size by one number of clients: the keys of ClosedLoop, and these."""
+
+    system: str
+    """`pond`, or `etcd` for what was measured beside it."""
+    batch_size: float | None
+    """Updates per batch; null when there was none, and for etcd."""
+    views: int
+    """Views that began meanwhile."""
+
+
+class ReadFloor(Answer, frozen=True, kw_only=True):
+    """The machine's floor for reads: median milliseconds of single steps, of a read that would consist of nothing else,
+    and how many of these all cores would do in a second."""
+
+    loopback_round_trip_ms: float
+    signature_check_ms: float
+    hash_ms: float
+    read_ms: float
+    cores: int
+    per_second: float
+
+
+class Read(ClosedLoop, frozen=True, kw_only=True):
+    """Reads of one size, consistency and number of clients: the keys of ClosedLoop, and these. With one client the
+    ratio is that of p50 to the floor of a read, with more that of the floor's rate to theirs."""
+
+    consistency: str
+    """`any`: one server's word, with a certificate. `latest`: linearizable."""
+
+
+class ReadsMeasured(Answer, frozen=True, kw_only=True):
+    """`bench read`. Floors are by the size in bytes, as text."""
+
+    floor: dict[str, ReadFloor]
+    results: list[Read]
+
+
+class ThroughputMeasured(Answer, frozen=True, kw_only=True):
+    """`bench throughput`. Floors are by the size in bytes, as text."""
+
+    floor: dict[str, Ceiling]
+    results: list[Throughput]
+    etcd: str | None = None
+    """The version of etcd that was measured beside; null without `--etcd`."""
+    etcd_gateway_ms: float | None = None
+    """Median milliseconds of a question to etcd's JSON gateway that one server answers from memory: what each of
+    its figures has from HTTP and JSON."""
 
 
 class Coverage(Answer, frozen=True, kw_only=True):
@@ -323,3 +462,57 @@ class Large(Answer, frozen=True, kw_only=True):
     """How much came from the servers when so many bytes were read from the middle."""
     range_seconds: float
     memory: list[ProcessMemory]
+
+
+class Kind(Answer, frozen=True, kw_only=True):
+    """What users who do one kind of thing saw."""
+
+    name: str
+    clients: int
+    n: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    errors: int
+    """Users who met something that they had not asked for, and stopped."""
+    error: str | None
+
+
+class Mixed(Answer, frozen=True, kw_only=True):
+    """`bench mixed`."""
+
+    floor: Floor
+    seconds: float
+    kinds: list[Kind]
+    ring_cpu_share: float
+    """Cores that all servers together kept busy."""
+    anonymous_bytes: int
+    """The most memory that a server allocated."""
+    resident_bytes: int
+    """The same with the pages of its file that happened to be in memory."""
+
+
+class Endured(Answer, frozen=True, kw_only=True):
+    """A ring after so many updates; bytes are those of the server that has most."""
+
+    updates: int
+    seconds: float
+    anonymous_bytes: int
+    """Allocated by the server itself."""
+    resident_bytes: int
+    """With the pages of its file that happen to be in memory."""
+    disk_bytes: int
+
+
+class Endurance(Answer, frozen=True, kw_only=True):
+    """`bench endurance`."""
+
+    updates: int
+    batches: int
+    looks: list[Endured]
+    log_batches: list[int]
+    """Batches in the log of each server at the end."""
+    log_limit: int
+    """How many that may be."""

@@ -124,7 +124,26 @@ def _pond(directory: Path) -> str:
 @cluster_option
 @json_option
 def status(as_json: bool) -> None:
-    """Show how each server is, who leads, what is wrong and what mends it, and the ring's key."""
+    """Show how each server is, who leads, what is wrong and what mends it, and the ring's key.
+
+    \b
+    Words of the last column:
+      leads            Orders the updates; who led before is said to have led.
+      changing view    Left its view, and waits until the next leader begins.
+      catching up      Runs batches that it missed.
+      transferring     Missed more than the others keep: fetches their state.
+      learning         Lost its disk, and with it what it voted for. It listens in
+                       silence, since it might vote differently now, until nothing
+                       that it may have voted for is open: for some 800 batches.
+                       With more than f such servers a ring can never write again.
+      no large writes  Serves, and its storage has no room for more than small ones.
+      disk full        Stands aside; comes back by itself when there is room.
+      disk failing     Stands aside; comes back by itself when the disk is well.
+      disk damaged     Stands aside and mends itself: sets its storage aside as
+                       store.damaged, which may be deleted once it serves, and
+                       begins anew with what the others have, learning at first.
+      diverged         Its state differs from the others': it answers no reads.
+    """
     from cluster import launch
     from cluster import status as words
     from cluster.layout import open_layout

@@ -18,7 +18,7 @@ from cluster import probe, processes
 from cluster.layout import Layout, Place, ServerPlace, check, check_server, create, discard, open_layout, places
 from cluster.processes import STOPPED, Process, State
 from pond.errors import ClusterDamaged, NotFound, PondError, Unavailable, UsageError
-from pond.protocol import ServerStatus
+from pond.protocol import Condition, ServerStatus
 
 DEFAULT_RING = 4
 
@@ -29,6 +29,8 @@ GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
 END_SECONDS = 10.0
 """Between SIGKILL and giving up: the kernel may have much to free."""
+LOST_SECONDS = 5.0
+"""How long more servers than may fail are without votes, before a start waits no longer for them."""
 LOCK_SECONDS = 30.0
 POLL_SECONDS = 0.05
 
@@ -42,6 +44,10 @@ class StartFailed(Unavailable):
     def __init__(self, message: str, tail: list[str]) -> None:
         super().__init__(message)
         self.tail = tail
+
+
+class VotesLost(StartFailed):
+    """A server has lost its disk, and its votes with it: it votes again when enough others go on without it."""
 
 
 class Failed(NamedTuple):
@@ -71,6 +77,8 @@ class Report(NamedTuple):
     server: ServerPlace
     process: Process
     status: ServerStatus | None
+    unfit: str = ""
+    """Why it cannot start."""
 
     @property
     def state(self) -> str:
@@ -146,6 +154,9 @@ def pause(directory: Path, names: tuple[str, ...]) -> None:
 def resume(directory: Path, names: tuple[str, ...]) -> None:
     """SIGCONT: paused servers go on. Raises PondError."""
     with _running(directory, names) as servers:
+        for server in servers:
+            if processes.look(server).state is not State.PAUSED:
+                raise UsageError(f"{server.name} is not paused: `pond cluster status` shows how it is")
         _send_all(servers, signal.SIGCONT)
         _wait_for_state(servers, State.RUNNING)
 
@@ -169,7 +180,23 @@ def report(layout: Layout, seconds: float = STATUS_SECONDS) -> list[Report]:
     found = {server.member.id: processes.look(server) for server in layout.servers}
     running = [server.member for server in layout.servers if found[server.member.id].state is State.RUNNING]
     answers = probe.statuses(running, seconds)
-    return [Report(server, found[server.member.id], answers.get(server.member.id)) for server in layout.servers]
+    return [
+        Report(
+            server,
+            found[server.member.id],
+            answers.get(server.member.id),
+            _unfit(layout, server) if found[server.member.id] == STOPPED else "",
+        )
+        for server in layout.servers
+    ]
+
+
+def _unfit(layout: Layout, server: ServerPlace) -> str:
+    try:
+        check_server(layout, server)
+    except PondError as error:
+        return str(error)
+    return ""
 
 
 # --- the lock ----------------------------------------------------------------------------------------------------
@@ -212,6 +239,9 @@ def _start_those_down(layout: Layout) -> Started:
     """All servers that are down, or as many as can be started: raises PondError unless a quorum serves then."""
     check(layout)
     running = [server for server in layout.servers if processes.look(server) != STOPPED]
+    paused = [server.name for server in running if processes.look(server).state is State.PAUSED]
+    if len(paused) > (len(layout.servers) - 1) // 3:
+        raise UsageError(f"{', '.join(paused)} are paused: `pond cluster resume {' '.join(paused)}` lets them go on")
     if len(running) == len(layout.servers):
         raise UsageError(f"the cluster at {layout.directory} is running: see `pond cluster status`")
     fit: list[ServerPlace] = []
@@ -236,9 +266,16 @@ def _start_those_down(layout: Layout) -> Started:
 
 def _too_few(running: int, needed: int, failed: Sequence[Failed]) -> PondError:
     """Why the cluster was not started: in the words, and with the exit code, of the first server that failed."""
+    lost = [each.server.name for each in failed if isinstance(each.error, VotesLost)]
+    if len(lost) > (needed - 1) // 2:
+        return Unavailable(
+            f"{', '.join(lost)} lost their votes with their disks, too many for this ring ever to write again:"
+            " `pond cluster restart` starts servers for reading what they can still prove, and"
+            " `pond cluster status` says how to save it"
+        )
     if not failed:
         return Unavailable(f"fewer than the {needed} servers that are needed answer: see `pond cluster status`")
-    others = f" ({', '.join(each.server.name for each in failed[1:])} cannot start either)" if failed[1:] else ""
+    others = f" ({', '.join(each.server.name for each in failed[1:])} cannot serve either)" if failed[1:] else ""
     left = "only those that ran before run on" if running else "the cluster stays down"
     error = failed[0].error
     message = f"{error}{others}; {needed} servers are needed, so {left}"
@@ -252,12 +289,22 @@ def _start(
     rest has had its time. Returns those that failed, and how many of all say `enough`; an interrupt stops them."""
     started: list[ServerPlace] = []
     failed: dict[int, Failed] = {}
+    lost: dict[int, float] = {}
+
+    def is_enough(status: ServerStatus) -> bool:
+        if status.condition == Condition.LEARNING and not enough(status):
+            lost.setdefault(status.replica, monotonic())
+        else:
+            lost.pop(status.replica, None)
+        return enough(status)
 
     def ended() -> set[int]:
         for server in started:
             if server.member.id not in failed and processes.look(server) == STOPPED:
                 message = f"{server.name} ended while it was starting: what it says is in {server.log}"
                 failed[server.member.id] = Failed(server, StartFailed(message, tail(server.log)))
+        if len(lost) > (needed - 1) // 2 and monotonic() - max(lost.values()) > LOST_SECONDS:
+            return {server.member.id for server in [*servers, *others]}
         return set(failed)
 
     began = monotonic()
@@ -271,7 +318,7 @@ def _start(
                 message = f"{server.name} cannot be started ({error.strerror}): check who owns {server.directory}"
                 failed[server.member.id] = Failed(server, StartFailed(message, []))
         members = [server.member for server in [*started, *others]]
-        answers = probe.statuses(members, START_SECONDS, enough, needed, ended)
+        answers = probe.statuses(members, START_SECONDS, is_enough, needed, ended)
     except BaseException:
         with signals_wait():
             _kill(started)
@@ -283,7 +330,8 @@ def _start(
         if server.member.id not in failed and (status is None or not enough(status)):
             what = "answers, but its ring signs nothing" if status is not None else "does not answer"
             message = f"{server.name} {what} after {monotonic() - began:.0f} s: what it says is in {server.log}"
-            failed[server.member.id] = Failed(server, StartFailed(message, tail(server.log)))
+            kind = VotesLost if status is not None and status.condition == Condition.LEARNING else StartFailed
+            failed[server.member.id] = Failed(server, kind(message, tail(server.log)))
     serving = sum(enough(status) for identity, status in answers.items() if identity not in failed)
     return list(failed.values()), serving
 

@@ -19,9 +19,11 @@ MAX_FILE_BYTES = 1024 * 1024
 LEAST_QUOTA_BYTES = 16 * 1024 * 1024
 """Room for the log of a ring that does little."""
 
+MOST_QUOTA_BYTES = 2**46
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://[^\s/:]+:[1-9][0-9]{0,4}$")]
-Quota = Annotated[int, msgspec.Meta(ge=LEAST_QUOTA_BYTES, le=2**46)]
+Quota = Annotated[int, msgspec.Meta(ge=LEAST_QUOTA_BYTES, le=MOST_QUOTA_BYTES)]
 HostPort = Annotated[str, msgspec.Meta(pattern=r"^[^\s/:]+:[1-9][0-9]{0,4}$")]
 
 
@@ -66,8 +68,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     cluster: str
     """Path of the cluster file, relative to the server's directory."""
     quota_bytes: Quota | None = None
-    """How large the server's data may grow, at least 16 MiB; null: as the disk has room. It is read at the server's
-    start, and every few seconds while it stands aside for want of room."""
+    """How large the server's data may grow, at least 16 MiB, beside a journal of up to 4 MiB; null: as the disk has
+    room. It is read at the server's start, and every few seconds while it stands aside for want of room."""
 
 
 Settings = TypeVar("Settings", ClusterFile, NodeConfig)
@@ -85,6 +87,11 @@ def read(path: Path, kind: type[Settings]) -> Settings:
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_from_json)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(error, msgspec.ValidationError) and "$.quota_bytes" in str(error):
+            raise UsageError(
+                f"quota_bytes in {path} makes no sense: write null, or a number of bytes from {LEAST_QUOTA_BYTES} (16"
+                f" MiB) to {MOST_QUOTA_BYTES} (64 TiB)"
+            ) from None
         raise ClusterDamaged(f"{path} is damaged or of another format ({error}): restore it from a copy") from None
 
 

@@ -207,6 +207,8 @@ class ServerStatus(_Message, frozen=True, tag=69):
     """How much more its disk takes, within its quota."""
     view_active: bool
     """Whether it takes part in its view: not between views, nor while it stands aside."""
+    upload_bytes: Natural | None = None
+    """How much one client more could bring now ahead of an update: what travels inside it needs no such room."""
 
 
 class Overloaded(_Message, frozen=True, tag=70):

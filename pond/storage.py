@@ -1,8 +1,9 @@
 """One server's disk: tables of keys and values in one LMDB file, written in groups that are durable as a whole.
 
-All reads and writes go through one open write transaction, so a core sees what its earlier steps wrote; `sync` commits
-it. LMDB copies on write and flips one of two root pages at the end of a commit, so a crash at any moment leaves the
-state of the last completed `sync`: no log to replay, nothing half done. This is the one file that imports the engine.
+All reads and writes go through one open write transaction, so a core sees what its earlier steps wrote. `sync` appends
+what was written since the last one to a journal (`pond.journal`), and commits the transaction when that is full. LMDB
+copies on write and flips one of two root pages at the end of a commit; a start applies the journal to it again. So a
+crash at any moment leaves the state of the last completed `sync`. This is the one file that imports the engine.
 
 Any failure of the engine is final for this object: the open transaction is lost, and after a failed fsync nobody knows
 what the disk holds until it is read again. Every later call then raises; a Storage opened anew, in this process or the
@@ -26,15 +27,21 @@ from zlib import crc32
 
 import lmdb
 import lmdb.verify
+import msgspec
 
 from bft.effects import Write
 from pond.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, StorageRotten, StorageUnusable
+from pond.journal import JOURNAL_BYTES, Journal, RecordLost
 
-FORMAT = b"2"
-"""Number of the layout, kept in the file and checked at opening. In 1, never released, values had no checksum.
+FORMAT = b"3"
+"""Number of the layout, kept in the file and checked at opening. In 1, never released, values had no checksum; 2 had no
+journal.
 
 A value is followed by the CRC-32 of table name, key and value, in 4 bytes, most significant first.
 """
+
+WITHOUT_JOURNAL = b"2"
+"""The layout that is brought up to date when it is opened."""
 
 MAP_BYTES = 1 << 40
 """How large the file may grow. LMDB needs the number ahead; it costs address space only."""
@@ -58,10 +65,14 @@ LEAST_TOUCHED_BYTES = 2 * 1024 * 1024
 """How much is looked at, at most, before it is asked again how much is mapped: the kernel maps a page with what lies
 around it, up to a huge page."""
 
+COMMITS_IN_QUOTA = 64
+"""A commit comes at the latest after this part of the quota: until then the pages that were copied take room twice."""
+
 MAX_KEY_BYTES = 511
 
 DATA_FILE = "data.mdb"
-"""Name of the file in the directory."""
+JOURNAL_FILE = "journal"
+"""Names of the files in the directory."""
 
 _CHECKSUM_BYTES = 4
 _META_PAGES = 2
@@ -74,9 +85,14 @@ for problem in lmdb.verify.verify(sys.argv[1])[:1]:
 """
 _OWN_TABLE = b"pond.storage"
 _FORMAT_KEY = b"format"
+_JOURNAL_KEY = b"journal"
+"""Number of the journal's first record since this commit, in 8 bytes, and their CRC-32."""
 _TRIAL_KEY = b"trial"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_FILE = "in-use"
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(list[Write]).decode
 
 
 class Storage:
@@ -99,24 +115,31 @@ class Storage:
         self._quota_bytes = quota_bytes
         self._failure: StorageError | None = None
         self._transaction: lmdb.Transaction[memoryview] | None = None
-        self._changed = False
         self._touched_bytes = 0
+        self._unsynced: list[Write] = []
+        self._unsynced_bytes = 0
         self._seeds = {name: crc32(name.encode()) for name in tables}
         self._lock = _lock(directory)
         try:
-            self._refuse_empty_file()
+            self._refuse_lost_file()
             self.verified = verify_seconds > 0 and self._verify(verify_seconds)
-            self._environment, self._map_bytes = _open(directory, len(tables) + 1, quota_bytes)
+            self._environment, self._map_bytes = _open(directory, len(tables) + 1)
             self._mapping = _Mapping(directory / DATA_FILE)
             try:
                 self._check_length()
                 self._own = self._environment.open_db(_OWN_TABLE)
-                self._check_format()
+                number = self._check_format()
                 self._tables = {name: self._environment.open_db(name.encode()) for name in tables}
+                limit_bytes = min(JOURNAL_BYTES, (quota_bytes or MAP_BYTES) // COMMITS_IN_QUOTA)
+                self._journal = Journal(directory / JOURNAL_FILE, number, limit_bytes)
+                self._apply_journal()
+                if quota_bytes is not None:  # what was synced is within it, but for pages that only its commit takes
+                    self._map_bytes = min(self._map_bytes, quota_bytes // mmap.PAGESIZE * mmap.PAGESIZE)
+                    self._environment.set_mapsize(self._map_bytes)
             except BaseException:
                 self._environment.close()
                 raise
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             os.close(self._lock)
             raise self._explain(error) from error
         except BaseException:
@@ -186,8 +209,12 @@ class Storage:
 
     def write(self, writes: Iterable[Write]) -> None:
         """Visible to reads at once, durable after the next `sync`, and then all together or not at all."""
+        writes = tuple(writes)
+        self._put(writes)
+        self._unsynced += writes
+
+    def _put(self, writes: Iterable[Write]) -> None:
         transaction = self._begun()
-        self._changed = True
         tables, seeds = self._tables, self._seeds
         try:
             for table, key, value in writes:
@@ -196,34 +223,58 @@ class Storage:
                 else:
                     checksum = crc32(value, crc32(key, seeds[table])).to_bytes(_CHECKSUM_BYTES, "big")
                     transaction.put(key, value + checksum, db=tables[table])
+                    self._unsynced_bytes += len(value)
         except lmdb.Error as error:
             raise self._failed(error) from error
 
     def sync(self) -> None:
         """Everything written so far is on disk when this returns."""
-        if not self._changed:
+        self._begun()
+        if not self._unsynced:
             return
-        transaction = self._begun()
-        self._transaction = None
-        self._changed = False
+        if not self._journal.has_room(self._unsynced_bytes):
+            self.commit()
+            return
+        payload = _encode(self._unsynced)
+        self._nothing_unsynced()
         try:
-            transaction.commit()
-        except lmdb.Error as error:
+            self._journal.append(payload)
+        except OSError as error:
             raise self._failed(error) from error
 
     def try_disk(self) -> None:
-        """Write and sync a few bytes of our own: raises what the disk has against it."""
-        transaction = self._begun()
-        self._changed = True
+        """Write and commit a few bytes of our own: raises what the disk has against it."""
         try:
-            transaction.put(_TRIAL_KEY, os.urandom(8), db=self._own)
+            self._begun().put(_TRIAL_KEY, os.urandom(8), db=self._own)
         except lmdb.Error as error:
             raise self._failed(error) from error
-        self.sync()
+        self.commit()
+
+    def commit(self) -> None:
+        """All that was written into the engine's file: the journal is not needed any longer."""
+        transaction = self._begun()
+        try:
+            transaction.put(_JOURNAL_KEY, _numbered(self._journal.number), db=self._own)
+            self._transaction = None
+            transaction.commit()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._nothing_unsynced()
+        self._journal.restart()
+
+    def _nothing_unsynced(self) -> None:
+        self._unsynced.clear()
+        self._unsynced_bytes = 0
 
     def disk_bytes(self) -> int:
-        """Bytes that the directory takes on disk."""
-        return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._directory))
+        """Bytes that the directory takes on disk. Raises StorageError."""
+        try:
+            return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._directory))
+        except OSError as error:
+            raise self._cannot_look(error) from error
+
+    def _cannot_look(self, error: OSError) -> StorageError:
+        return StorageError(f"{self._directory} cannot be looked at ({error.strerror}): check the disk")
 
     def used_bytes(self) -> int:
         """Bytes of the pages that hold something. The file may be larger: pages that were freed are used again."""
@@ -247,7 +298,7 @@ class Storage:
             room = os.statvfs(self._directory)
             file_bytes = (self._directory / DATA_FILE).stat().st_blocks * 512
         except OSError as error:
-            raise StorageError(f"{self._directory} cannot be looked at ({error.strerror}): check the disk") from error
+            raise self._cannot_look(error) from error
         on_disk = room.f_bavail * room.f_frsize + max(0, file_bytes - used)
         return max(0, min(self._map_bytes - used, on_disk))
 
@@ -256,6 +307,7 @@ class Storage:
         if self._lock < 0:
             return
         self._abandon(StorageError(f"the storage in {self._directory} is closed: open it again"))
+        self._journal.close()
         self._environment.close()
         os.close(self._lock)
         self._lock = -1
@@ -294,7 +346,7 @@ class Storage:
                 raise self._failed(error) from error
         return self._transaction
 
-    def _failed(self, error: lmdb.Error) -> StorageError | ValueError:
+    def _failed(self, error: lmdb.Error | OSError) -> StorageError | ValueError:
         if isinstance(error, lmdb.BadValsizeError):
             return ValueError(f"a key has 1 to {MAX_KEY_BYTES} bytes")  # our own mistake, and harmless to the engine
         failure = self._explain(error)
@@ -307,9 +359,9 @@ class Storage:
         if transaction is not None:
             transaction.abort()
 
-    def _explain(self, error: lmdb.Error) -> StorageError:
+    def _explain(self, error: lmdb.Error | OSError) -> StorageError:
         match error:
-            case lmdb.MapFullError() if self._map_bytes == _whole_pages(self._quota_bytes):
+            case lmdb.MapFullError() if self._quota_bytes is not None and self._map_bytes <= self._quota_bytes:
                 return StorageFull(
                     f"the quota of {self._quota_bytes} bytes for {self._directory} is used up: raise quota_bytes in the"
                     " server's node.json"
@@ -322,20 +374,24 @@ class Storage:
             case lmdb.CorruptedError() | lmdb.InvalidError() | lmdb.PageNotFoundError() | lmdb.VersionMismatchError():
                 return self._damaged(str(error))
         room = os.statvfs(self._directory)  # for a write cut short LMDB says "input/output error"
-        if error.code in _NO_ROOM or room.f_bavail * room.f_frsize < FULL_BYTES:
+        number = error.errno if isinstance(error, OSError) else error.code
+        if number in _NO_ROOM or room.f_bavail * room.f_frsize < FULL_BYTES:
             return StorageFull(f"the disk under {self._directory} is full: make room there")
-        return StorageError(f"storage in {self._directory} failed ({error}): check the disk")
+        reason = error.strerror if isinstance(error, OSError) else error
+        return StorageError(f"storage in {self._directory} failed ({reason}): check the disk")
 
     def _damaged(self, what: str) -> StorageDamaged:
         return StorageDamaged(
-            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): a server that lost"
-            " its disk forgot its votes, so let it join anew, with a directory and a key of its own"
+            f"{self._directory / DATA_FILE} is damaged or was not written by this program ({what}): look to the health"
+            " of its disk"
         )
 
-    def _refuse_empty_file(self) -> None:
-        path = self._directory / DATA_FILE
-        if path.exists() and path.stat().st_size == 0:  # the engine would begin anew, and votes would be forgotten
+    def _refuse_lost_file(self) -> None:
+        path = self._directory / DATA_FILE  # the engine would begin anew, and votes would be forgotten
+        if path.exists() and path.stat().st_size == 0:
             raise self._damaged("it is empty")
+        if (self._directory / JOURNAL_FILE).exists() and not path.exists():
+            raise self._damaged("it is gone, and its journal is there")
 
     def _verify(self, seconds: float) -> bool:
         path = self._directory / DATA_FILE
@@ -370,21 +426,50 @@ class Storage:
             if problems:
                 raise self._damaged(problems[0])
 
-    def _check_format(self) -> None:
-        with self._environment.begin(write=True) as transaction:
+    def _check_format(self) -> int:
+        """The number of the journal's first record. A directory that has no journal yet gets one."""
+        journal = self._directory / JOURNAL_FILE
+        with self._environment.begin() as transaction:
             found = transaction.get(_FORMAT_KEY, db=self._own)
-            if found is None:
-                if transaction.stat()["entries"] > 1:  # tables, yet no number: LMDB's, but none of ours
-                    raise self._damaged("it has no format number")
-                transaction.put(_FORMAT_KEY, FORMAT, db=self._own)
-            elif found != FORMAT:
-                raise StorageUnusable(
-                    f"{self._directory} has format {found.decode(errors='replace')}, and this program knows format"
-                    f" {FORMAT.decode()}: start the server with the version of Pond that wrote it"
-                )
-        if found is None:
-            _sync_directory(self._directory)
-            _sync_directory(self._directory.parent)
+            number = transaction.get(_JOURNAL_KEY, b"", db=self._own)
+            if found is None and transaction.stat()["entries"] > 1:  # tables, yet no number: LMDB's, but none of ours
+                raise self._damaged("it has no format number")
+        if found == FORMAT:
+            if not journal.exists():
+                raise self._damaged(f"{JOURNAL_FILE}, which goes with it, is gone")
+            if crc32(number[:8]).to_bytes(_CHECKSUM_BYTES, "big") != number[8:]:
+                raise self._damaged("it does not say where its journal begins")
+            return int.from_bytes(number[:8], "big")
+        if found not in (None, WITHOUT_JOURNAL):
+            raise StorageUnusable(
+                f"{self._directory} has format {found.decode(errors='replace')}, and this program knows format"
+                f" {FORMAT.decode()}: start the server with the version of Pond that wrote it"
+            )
+        journal.touch(mode=0o600)
+        _sync_directory(self._directory)
+        _sync_directory(self._directory.parent)
+        with self._environment.begin(write=True) as transaction:
+            transaction.put(_FORMAT_KEY, FORMAT, db=self._own)
+            transaction.put(_JOURNAL_KEY, _numbered(1), db=self._own)
+        return 1
+
+    def _apply_journal(self) -> None:
+        """Take up what was synced after the last commit. It is committed at once: after a failed sync a file may read
+        as if it were on the disk."""
+        try:
+            for payload in self._journal.replay():
+                writes = _decode(payload)
+                self._put(writes)
+                self._unsynced += writes
+        except (RecordLost, msgspec.MsgspecError, KeyError) as error:
+            raise self._damaged(f"{JOURNAL_FILE}: {error}") from None
+        if self._unsynced:
+            self.commit()
+
+
+def _numbered(number: int) -> bytes:
+    data = number.to_bytes(8, "big")
+    return data + crc32(data).to_bytes(_CHECKSUM_BYTES, "big")
 
 
 class _Mapping:
@@ -427,13 +512,9 @@ def _missing_commit(path: Path) -> list[str]:
     )
 
 
-def _whole_pages(quota_bytes: int | None) -> int | None:
-    return None if quota_bytes is None else quota_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-
-
-def _open(directory: Path, tables: int, quota_bytes: int | None) -> tuple[lmdb.Environment, int]:
+def _open(directory: Path, tables: int) -> tuple[lmdb.Environment, int]:
     """The environment, and how large it may grow."""
-    size = _whole_pages(quota_bytes) or MAP_BYTES
+    size = MAP_BYTES
     while True:
         try:
             return lmdb.open(str(directory), map_size=size, max_dbs=tables, mode=0o600), size

@@ -1,11 +1,71 @@
 """Commands that measure: `pond bench`."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
 import click
 
 from pond.cli.answers import show
 from pond.cli.options import json_option
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 SCENARIO_NAMES = ("primary", "primary-1", "paused", "all", "storm", "quiet")
+
+
+def plot_option(command: F) -> F:
+    """`--plot FILE`, as `plot`; whether it can be drawn is known before anything is measured."""
+
+    def check(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+        if value is not None:
+            from cluster.bench import plots
+
+            plots.check(value)
+        return value
+
+    return click.option(
+        "--plot",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=check,
+        help="Draw the results into this .png, .svg or .pdf file (needs pond[plot]).",
+    )(command)
+
+
+def loop_options(what: str, sizes: str, clients: str) -> Callable[[F], F]:
+    """`--size`, `--clients` and `--seconds`, as `sizes`, `clients` and `seconds`; of what, and by default which."""
+
+    def add(command: F) -> F:
+        command = click.option(
+            "--seconds",
+            type=click.FloatRange(0.5, 3600),
+            default=5.0,
+            show_default=True,
+            help="How long each row is measured.",
+        )(command)
+        command = click.option(
+            "--clients",
+            multiple=True,
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            help=f"Clients at a time; may be given several times.  [default: {clients}]",
+        )(command)
+        return click.option(
+            "--size",
+            "sizes",
+            multiple=True,
+            type=click.IntRange(1, 100_000_000),
+            metavar="BYTES",
+            help=f"Of one {what}; may be given several times.  [default: {sizes}]",
+        )(command)
+
+    return add
+
+
+def _tell(line: str) -> None:
+    """Progress, which is no part of the answer."""
+    click.echo(line, err=True)
 
 
 @click.group()
@@ -14,8 +74,9 @@ def bench() -> None:
 
 
 @bench.command("write-latency")
+@plot_option
 @json_option
-def write_latency(as_json: bool) -> None:
+def write_latency(plot: Path | None, as_json: bool) -> None:
     """How long one client waits for one write of 4 KiB and of 2 MB; takes about half a minute.
 
     Starts a ring of four in the temporary directory and stops it again. The floor is what the syncs, round trips,
@@ -25,6 +86,66 @@ def write_latency(as_json: bool) -> None:
     from cluster.bench.writes import write_latency as measure
 
     measured = measure()
+    if plot is not None:
+        from cluster.bench import plots
+
+        plots.write_latency(measured, plot)
+    show(measured, in_words(measured), as_json)
+
+
+@bench.command("throughput")
+@loop_options("update", "100, 4096, 65536, 2000000", "1, 4, 16, 64, 256")
+@click.option("--etcd", "with_etcd", is_flag=True, help="Measure etcd beside it, which must be on the PATH.")
+@plot_option
+@json_option
+def throughput(
+    sizes: tuple[int, ...],
+    clients: tuple[int, ...],
+    seconds: float,
+    with_etcd: bool,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """How many updates a second a ring takes, by size and number of clients; takes about four minutes.
+
+    Starts a ring of four in the temporary directory for each size, and stops it again. Each client is a user with a
+    key, links and an object of its own, who sends the next update when the one before is acknowledged; all clients
+    share a few processes. A row goes on until there are as many updates as clients, but no longer than 30 seconds.
+    The floor is what the signatures, hashes and disk writes that no design avoids would allow. With --etcd three
+    members of etcd take puts of the same sizes by as many clients after each ring, which doubles the time.
+    """
+    from cluster.bench import etcd
+    from cluster.bench.throughput import CLIENTS, SIZES, in_words
+    from cluster.bench.throughput import throughput as measure
+
+    if with_etcd:
+        etcd.check()
+    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, with_etcd, say=_tell)
+    if plot is not None:
+        from cluster.bench import plots
+
+        plots.throughput(measured, plot)
+    show(measured, in_words(measured), as_json)
+
+
+@bench.command("read")
+@loop_options("object", "4096, 2000000", "1, 64")
+@plot_option
+@json_option
+def read(sizes: tuple[int, ...], clients: tuple[int, ...], seconds: float, plot: Path | None, as_json: bool) -> None:
+    """How long a proved read takes, from one server and linearizable; takes about a minute and a half.
+
+    Starts a ring of four in the temporary directory, and stops it again. Each client is a user with a key, links and an
+    object of its own, which it reads again and again; all clients share a few processes.
+    """
+    from cluster.bench.reads import CLIENTS, SIZES, in_words
+    from cluster.bench.reads import reads as measure
+
+    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, say=_tell)
+    if plot is not None:
+        from cluster.bench import plots
+
+        plots.reads(measured, plot)
     show(measured, in_words(measured), as_json)
 
 
@@ -99,5 +220,44 @@ def catch_up(updates: int, megabytes: int, as_json: bool) -> None:
     from cluster.bench.catch_up import Size, in_words
     from cluster.bench.catch_up import catch_up as measure
 
-    measured = measure(Size(updates, megabytes * 1_000_000), say=lambda line: click.echo(line, err=True))
+    measured = measure(Size(updates, megabytes * 1_000_000), say=_tell)
+    show(measured, in_words(measured), as_json)
+
+
+@bench.command("mixed")
+@click.option(
+    "--seconds", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="How long they work."
+)
+@click.option(
+    "--clients", type=click.IntRange(4, 512), default=64, show_default=True, help="How many there are, of all kinds."
+)
+@json_option
+def mixed(seconds: float, clients: int, as_json: bool) -> None:
+    """Users who write, read, write large objects and send updates that abort, all at once; takes ten minutes.
+
+    Starts a ring of four in the temporary directory, and stops it again. Whatever is read is checked. Nobody may meet
+    an error but the aborts that were asked for.
+    """
+    from cluster.bench.mixed import in_words
+    from cluster.bench.mixed import mixed as measure
+
+    measured = measure(seconds, clients, say=_tell)
+    show(measured, in_words(measured), as_json)
+
+
+@bench.command("endurance")
+@click.option(
+    "--updates", type=click.IntRange(100, 100_000_000), default=100_000, show_default=True, help="How many in all."
+)
+@json_option
+def endurance(updates: int, as_json: bool) -> None:
+    """What servers keep in memory and in their logs while 64 clients write 4 KiB again and again; some minutes.
+
+    Starts a ring of four in the temporary directory, which takes four times as much room as what is written, and stops
+    it again.
+    """
+    from cluster.bench.endurance import endurance as measure
+    from cluster.bench.endurance import in_words
+
+    measured = measure(updates, say=_tell)
     show(measured, in_words(measured), as_json)

@@ -14,7 +14,7 @@ from time import perf_counter
 
 from bft.secret import Secret
 from bft.signatures import Ed25519Signer, Ed25519Verifier
-from cluster.answers import Floor
+from cluster.answers import Ceiling, Floor, ReadFloor
 
 ROUNDS = 200
 SYNCS = 3
@@ -22,6 +22,12 @@ SYNCS = 3
 
 ROUND_TRIPS = 3
 """Round trips it waits for: client and primary, proposal and PREPARE, COMMIT and the signature share."""
+
+READ_ROUND_TRIPS = 2
+"""Round trips that a read waits for: the proof of what the newest version is, then its blocks."""
+
+LARGE_BYTES = 4_000_000
+"""Content of many writes that goes to the disk at once, when there are many."""
 
 CHECKS = 2
 """Signature checks in a row: the client's by the primary, then the proposal's by a backup beside the client's."""
@@ -31,9 +37,8 @@ def measure(payload_bytes: int, directory: Path | None = None) -> Floor:
     """The floor for writes of this size, with syncs in `directory` (the temporary one by default)."""
     round_trip = _loopback_round_trip()
     sync = _sync(payload_bytes, directory)
-    check = _signature_check()
-    payload = os.urandom(payload_bytes)
-    hashing = _median_ms(lambda: hashlib.sha256(payload).digest(), ROUNDS)
+    _, check = _signature()
+    hashing = _hash(payload_bytes)
     write = SYNCS * sync + ROUND_TRIPS * round_trip + CHECKS * check + hashing
     return Floor(
         loopback_round_trip_ms=round_trip,
@@ -41,6 +46,39 @@ def measure(payload_bytes: int, directory: Path | None = None) -> Floor:
         signature_check_ms=check,
         hash_ms=hashing,
         write_ms=write,
+    )
+
+
+def ceiling(payload_bytes: int, servers: int, directory: Path | None = None) -> Ceiling:
+    """How many writes of this size a second a machine could do that did nothing but what no design avoids: the client
+    signs, every server checks that signature, all hash the content, and each server syncs it in large pieces."""
+    sign, check = _signature()
+    hashing = _hash(payload_bytes)
+    cpu = sign + servers * check + (servers + 1) * hashing
+    cores = len(os.sched_getaffinity(0))
+    disk = LARGE_BYTES / _sync(LARGE_BYTES, directory) * 1000
+    return Ceiling(
+        signature_ms=sign,
+        signature_check_ms=check,
+        hash_ms=hashing,
+        cpu_ms=cpu,
+        cores=cores,
+        disk_bytes_per_second=disk,
+        per_second=min(cores * 1000 / cpu, disk / (servers * payload_bytes)),
+    )
+
+
+def reading(payload_bytes: int) -> ReadFloor:
+    """The floor for reads of this size: two round trips, a check of the certificate, a hash of what came."""
+    round_trip, (_, check), hashing = _loopback_round_trip(), _signature(), _hash(payload_bytes)
+    cores = len(os.sched_getaffinity(0))
+    return ReadFloor(
+        loopback_round_trip_ms=round_trip,
+        signature_check_ms=check,
+        hash_ms=hashing,
+        read_ms=READ_ROUND_TRIPS * round_trip + check + hashing,
+        cores=cores,
+        per_second=cores * 1000 / (READ_ROUND_TRIPS * round_trip + check + hashing),
     )
 
 
@@ -87,8 +125,15 @@ def _sync(payload_bytes: int, directory: Path | None) -> float:
         return _median_ms(step, max(20, min(ROUNDS, 400_000_000 // max(1, payload_bytes) // 20)))
 
 
-def _signature_check() -> float:
+def _hash(payload_bytes: int) -> float:
+    payload = os.urandom(payload_bytes)
+    return _median_ms(lambda: hashlib.sha256(payload).digest(), ROUNDS)
+
+
+def _signature() -> tuple[float, float]:
+    """To make one, and to check it."""
     signer, verifier = Ed25519Signer(Secret(os.urandom(32))), Ed25519Verifier()
     message = os.urandom(256)
     signature = signer.sign(message)
-    return _median_ms(lambda: verifier.verify(signer.public_key, message, signature), ROUNDS)
+    check = _median_ms(lambda: verifier.verify(signer.public_key, message, signature), ROUNDS)
+    return _median_ms(lambda: signer.sign(message), ROUNDS), check

@@ -316,8 +316,8 @@ class NewViewToSome(NewViews):
 @kind("bad-new-view", SomeOfIt)
 class BadNewView(NewViews):
     """Begins views with something that does not follow from the VIEW-CHANGEs that it shows: a batch left out, swapped,
-    invented or put in front, another start, too few VIEW-CHANGEs, one twice, an altered one. Attacks everybody's
-    computing the decision again."""
+    invented or put in front, another start, too few VIEW-CHANGEs, one twice, an altered one, of another view or of
+    nobody, or unsigned. Attacks everybody's computing the decision again."""
 
     def changed(self, to: ReplicaId, new_view: NewView) -> SequenceOf[Message] | None:
         changes, batches, some = new_view.view_changes, list(new_view.batches), self.choices.randbytes(32)
@@ -333,6 +333,9 @@ class BadNewView(NewViews):
             {"view_changes": [*changes[: quorum - 1], *changes[quorum - 2 : quorum - 1]]},
             {"view_changes": changes[::-1]},
             {"view_changes": [altered, *changes[1:]]},
+            {"view_changes": [msgspec.structs.replace(changes[0], view=View(new_view.view + 1)), *changes[1:]]},
+            {"view_changes": [msgspec.structs.replace(changes[0], epoch=new_view.epoch + 1), *changes[1:]]},
+            {"view_changes": [*changes[:-1], msgspec.structs.replace(changes[-1], replica=ReplicaId(2**16))]},
         ]
         if batches:
             place = self.choices.randrange(len(batches))
@@ -342,8 +345,10 @@ class BadNewView(NewViews):
                 {"batches": [*batches[:place], some, *batches[place + 1 :]]},
                 {"batches": batches[::-1]},
             ]
-        wrong = self.choices.choice(wrongs)
+        wrong = self.choices.choice([*wrongs, {"signature": some * 2}])
         lie = signed_new_view(self.means, new_view, **wrong)
+        if "signature" in wrong:
+            lie = msgspec.structs.replace(new_view, **wrong)
         return [lie] if lie != new_view and self._differs(lie, new_view) else None
 
     def _differs(self, lie: NewView, truth: NewView) -> bool:

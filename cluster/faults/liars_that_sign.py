@@ -68,6 +68,7 @@ class BurnsNonces(Forger[SomeOfIt]):
         others: list[SequenceOf[Message]] = [
             [msgspec.structs.replace(message, commitments=message.commitments[::-1])],
             [msgspec.structs.replace(message, commitments=invented)],
+            [msgspec.structs.replace(message, commitments=invented * 10)],
             [msgspec.structs.replace(message, commitments=[NonceCommitment(some, some)] * len(invented))],
             [msgspec.structs.replace(message, first=2**62 - 1)],
             [msgspec.structs.replace(message, first=2**63 - 1)],

@@ -342,8 +342,12 @@ def load(path: Path) -> Manifest:
     """A manifest from a file. Raises ManifestError."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise ManifestError("there is no such file; docs/manifests/ has examples") from None
+    except OSError as error:
+        raise ManifestError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ManifestError("is no TOML: it is no text") from None
     return parse(text)
 
 

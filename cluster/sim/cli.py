@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pond.cli.answers import show
-from pond.cli.options import json_option
+from pond.cli.options import json_option, one_line
 
 if TYPE_CHECKING:
     from cluster.sim.jobs import Plan
@@ -23,6 +23,8 @@ EXIT_CODES = {"safety": SAFETY, "crash": CRASH, "liveness": LIVENESS}
 """By verdict, the worst first."""
 
 OPERATIONS = 200
+MESSAGES_DRAWN = 250
+"""As cluster.sim.spacetime has it, which is loaded when something is drawn."""
 EVERY_SECONDS = 0.2
 
 
@@ -63,7 +65,12 @@ def sim() -> None:
 @click.option("--operations", type=click.IntRange(1), help=f"Of all clients of a run.  [default: {OPERATIONS}]")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, each in a process.")
 @click.option("--trace", is_flag=True, help="Print every event of the one run.")
-@click.option("--svg", metavar="FILE", help="Draw the one run: who sent what to whom, when.")
+@click.option(
+    "--svg",
+    metavar="FILE",
+    help="Draw the one run: who sent what to whom, when. Without --from and --to, about the last"
+    f" {MESSAGES_DRAWN} messages of it.",
+)
 @click.option("--from", "start", type=click.FloatRange(0), metavar="SECONDS", help="Draw from this virtual time on.")
 @click.option("--to", "stop", type=click.FloatRange(0), metavar="SECONDS", help="Draw up to this virtual time.")
 @click.option("--shrink", is_flag=True, help="Look for a smaller manifest that fails like the one run.")
@@ -102,6 +109,8 @@ def ring(
         raise click.UsageError("--trace is in words, so it goes without --json")
     if svg is None and (start is not None or stop is not None):
         raise click.UsageError("--from and --to are for --svg")
+    if start is not None and stop is not None and start >= stop:
+        raise click.UsageError(f"--from {start:g} is not before --to {stop:g}")
     if seeds is None:
         seed = secrets.randbelow(2**32) if seed is None else seed
         seeds = range(seed, seed + 1)
@@ -114,8 +123,10 @@ def ring(
     began = monotonic()
     sums = report.Sums(plan, seeds)
     if trace or svg is not None:
-        run = _watched(plan, seeds[0], trace, svg, start, stop)
+        run, drawn = _watched(plan, seeds[0], trace, svg, start, stop)
         sums.add(run)
+        if drawn:
+            click.echo(drawn, err=as_json)
     else:
         for run in _progress(runs(plan, seeds, jobs), len(seeds)):
             sums.add(run)
@@ -125,8 +136,10 @@ def ring(
     return next((code for verdict, code in EXIT_CODES.items() if verdict in sums.verdicts), 0)
 
 
-def _watched(plan: "Plan", seed: int, trace: bool, svg: str | None, start: float | None, stop: float | None) -> "Run":
-    """One run, each event of which is shown or drawn."""
+def _watched(
+    plan: "Plan", seed: int, trace: bool, svg: str | None, start: float | None, stop: float | None
+) -> "tuple[Run, str]":
+    """One run, each event of which is shown or drawn, and what was drawn."""
     from cluster.faults.manifest import dump
     from cluster.sim import spacetime, words
 
@@ -145,12 +158,19 @@ def _watched(plan: "Plan", seed: int, trace: bool, svg: str | None, start: float
     if svg is not None:
         title = plan.replay(range(seed, seed + 1)) + (f": {run.verdict.value}" if run.what else "")
         try:
-            Path(svg).write_text(
-                spacetime.picture(events, manifest.sizes.servers, start, stop, title), encoding="utf-8"
-            )
+            drawn = spacetime.picture(events, manifest.sizes.servers, start, stop, title)
+            Path(svg).write_text(drawn.svg, encoding="utf-8")
+        except spacetime.NothingToDraw as error:
+            raise click.UsageError(f"--from {start:g}: {error}, so there is nothing to draw") from None
         except OSError as error:
             raise click.UsageError(f"{svg}: cannot be written: {error.strerror}") from None
-    return run
+        which = "the last " if start is None and stop is None and drawn.messages < drawn.of else ""
+        others = "; --from and --to choose others" if which else ""
+        return run, (
+            f"Drawn in {one_line(svg)}: {which}{drawn.messages} of {drawn.of} messages, from {drawn.first:.3f} to"
+            f" {drawn.last:.3f} virtual seconds{others}."
+        )
+    return run, ""
 
 
 def _shrunk(run: "Run") -> "Shrunk":

@@ -52,7 +52,8 @@ class Tally:
         """One more run."""
         found: Counter[tuple[str, str]] = Counter()
         for (kind, name), count in reached.items():
-            found[kind, _refusal(name) if kind == "refusal" else name] += count
+            for place in _refusals_in(name) if kind == "refusal" else (name,):
+                found[kind, place] += count
         self._times.update(found)
         self._runs.update(found.keys())
 
@@ -110,14 +111,20 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 
 @cache
+def _refusals_in(reason: str) -> tuple[str, ...]:
+    """The reason, and the one inside that it gives: a NEW-VIEW is refused for a VIEW-CHANGE that it shows."""
+    inner = _refusal(reason.partition(": ")[2])
+    return (_refusal(reason), inner) if ("refusal", inner) in vocabulary() else (_refusal(reason),)
+
+
 def _refusal(reason: str) -> str:
-    """The reason as the code has it; one that the code does not spell out, without its digits."""
+    """The reason as the code has it; one that the code does not spell out, without what follows its colon."""
     known = (name for kind, name in vocabulary() if kind == "refusal")
     # An exact text is longer than the pattern that also fits it.
     for name in sorted(known, key=lambda name: (ANYTHING in name, -len(name), name)):
         if re.fullmatch(".*".join(map(re.escape, name.split(ANYTHING))), reason, re.DOTALL):
             return name
-    return re.sub(r"\d+", "N", reason)
+    return reason.partition(":")[0]
 
 
 def in_words(reached: Iterable[Reached]) -> list[str]:

@@ -114,7 +114,7 @@ class _Draw:
         return faults.Limits(
             interval=interval,
             window=interval * self._one_of((2, 3, 4)),
-            retained=512,
+            retained=self._one_of((16, 512, 512)),
             pipeline=self._one_of((1, 2, 4, 8)),
             pool=self._one_of((4, 16, 64)),
         )

@@ -69,14 +69,32 @@ class _Arrow(NamedTuple):
     nobody: bool
 
 
-def picture(events: Sequence[Event], servers: int, start: float | None, stop: float | None, title: str) -> str:
-    """An SVG of what happened from `start` to `stop` (virtual seconds), or of the last that happened."""
+class Drawn(NamedTuple):
+    """A picture, and how much of the run it shows: messages of all messages, and between which virtual seconds."""
+
+    svg: str
+    messages: int
+    of: int
+    first: float
+    last: float
+
+
+class NothingToDraw(ValueError):
+    """The run had ended before the time that the picture is to begin at."""
+
+
+def picture(events: Sequence[Event], servers: int, start: float | None, stop: float | None, title: str) -> Drawn:
+    """What happened from `start` to `stop` (virtual seconds), or the last that happened. Raises NothingToDraw."""
     arrows = [arrow for event in events if (arrow := _arrow(event)) is not None]
     if start is None and stop is None and len(arrows) > MOST_MESSAGES:
-        start = arrows[-MOST_MESSAGES].sent
+        start = sorted(arrow.sent for arrow in arrows)[-MOST_MESSAGES]
+    end = max((event.when for event in events), default=0.0)
     first = start if start is not None else 0.0
-    last = stop if stop is not None else max((event.when for event in events), default=0.0)
-    return _Picture(events, arrows, servers, first, last, title).svg()
+    last = min(stop, end) if stop is not None else end
+    if first > end:
+        raise NothingToDraw(f"the run ended after {end:.3f} virtual seconds")
+    drawn = _Picture(events, arrows, servers, first, last, title)
+    return Drawn(drawn.svg(), drawn.messages, len(arrows), first, last)
 
 
 def _arrow(event: Event) -> _Arrow | None:
@@ -118,6 +136,11 @@ class _Picture:
             step = min(max((after - before) * PIXELS_PER_SECOND, LEAST_STEP), MOST_STEP)
             self._heights.append(self._heights[-1] + step)
         self._bottom = self._heights[-1]
+
+    @property
+    def messages(self) -> int:
+        """How many are drawn."""
+        return len(self._arrows)
 
     def svg(self) -> str:
         width = MARGIN + COLUMN * (self._servers + 1)

@@ -31,7 +31,7 @@ from pond.cli.options import (
     timeout_option,
     vguid,
 )
-from pond.errors import NotFound, UsageError, VerificationFailed
+from pond.errors import Aborted, NotFound, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
     from pond.client.objects import ObjectStat
@@ -140,8 +140,23 @@ def put(
             update.when(predicates.version_is(if_version))
         if if_absent:
             update.when(predicates.absent())
-        answer = _commit(target, update, progress)
+        try:
+            answer = _commit(target, update, progress)
+        except Aborted as error:
+            raise _put_refused(error, name, if_version, if_absent) from None
     _show_written(answer, as_json)
+
+
+def _put_refused(error: Aborted, name: str, if_version: int | None, if_absent: bool) -> Aborted:
+    """In the words of the options that were given, where these are why nothing was written."""
+    if if_version is not None and error.version != if_version:
+        newer = f": `pond diff {name} {if_version} {error.version}` shows what changed" * (if_version < error.version)
+        said = f"nothing was written, as version {error.version} of {name!r} is the newest, not {if_version}{newer}"
+    elif if_absent and error.version:
+        said = f"nothing was written, as {name!r} exists, at version {error.version}: leave out --if-absent to go on"
+    else:
+        return error
+    return Aborted(said, reason=error.reason, version=error.version)
 
 
 @click.command()

@@ -31,6 +31,7 @@ from pond.client.asking import (
     reached,
 )
 from pond.client.leader import Leader
+from pond.client.signing import SigningTogether
 from pond.errors import PondError, TimedOut, Unavailable, UsageError, VerificationFailed
 from pond.model.proof import HistoryCheck, Missing, ProofFailed, check_certificate, check_object, check_version
 from pond.model.version import ObjectRecord, Outcome, VersionError, VersionRoot, decode_outcome
@@ -156,7 +157,7 @@ class RingClient:
         self.principal = signer.public_key
         self._asker = asker
         self._loop = asker.loop
-        self._signer = signer
+        self._signing = SigningTogether(signer, asker.loop)
         self._verifier = verifier
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
@@ -208,7 +209,7 @@ class RingClient:
                 self.membership.ring_id, self.principal, session.identity, session.number + 1, not_after, operation
             )
             data = stated.encode()
-            request = Request(data, self._signer.sign(data), list(bodies))
+            request = Request(data, await self._signing.sign(data), list(bodies))
             answer, certificate = await self._order(stated, request, digest(data), deadline, supply)
             match _consequence(answer.status):
                 case Consequence.DONE:
@@ -533,7 +534,7 @@ class RingClient:
     def _unanswered(self, answered: int, needed: int, deadline: Deadline) -> Unavailable:
         return TimedOut(
             f"{answered} of {self._asker.servers} servers gave a proved answer within {deadline.seconds:g} s, but "
-            f"{needed} are needed: see `pond cluster status`"
+            f"{needed} {'is' if needed == 1 else 'are'} needed: see `pond cluster status`"
         )
 
 

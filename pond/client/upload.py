@@ -187,7 +187,7 @@ class Upload:
         again_at = started + 2.0
         pause = 2.0
         enough_at: float | None = None
-        said = ""
+        full: set[int] = set()
         while True:
             if enough_at is None and sum(sending.holds) >= self._quorum:
                 enough_at = loop.time()
@@ -198,9 +198,11 @@ class Upload:
                 if not awaited or reached(until):
                     return
             elif self._deadline.passed:
+                full = {server for server in full if not sending.holds[server]}
+                no_room = f", {len(full)} had no room for them or were busy" if full else ""
                 raise TimedOut(
-                    f"{sum(sending.holds)} of {self._asker.servers} servers took the blocks of this update in time, but"
-                    f" {self._quorum} are needed{said}: see `pond cluster status`"
+                    f"{sum(sending.holds)} of {self._asker.servers} servers took the blocks of this update in"
+                    f" time{no_room}, and {self._quorum} have to: see `pond cluster status`"
                 )
             else:
                 until = min(again_at, self._deadline.at)
@@ -220,7 +222,7 @@ class Upload:
                     self._follows[server] = True
                     sending.talk.round_trip(server)
                 case Overloaded(_, retry_after_ms):
-                    said = "; a server has no room for more at the moment"
+                    full.add(server)
                     again_at = min(again_at, loop.time() + self._asker.jitter(min(retry_after_ms, 5000) / 1000))
                 case Refused(_, reason):
                     self._asker.distrust(f"a server refused blocks: {reason[:100]}")

@@ -4,7 +4,7 @@ The key is HKDF-SHA256 of the epoch's read key with a random salt that each upda
 12-byte counter over all ciphertexts of the update, and the associated data the AGUID. A pair of key and nonce meets
 one plaintext only (rule 6): an update that is sent again sends the same bytes, one that is built anew has a new salt.
 
-Content that is worth resuming has a salt that follows from all of it instead (decision 7): the same content, and
+Content that is worth resuming has a salt that follows from all of it instead (decision 9): the same content, and
 nothing else, is encrypted the same way again, so that servers still know its blocks.
 """
 

@@ -10,7 +10,7 @@ one begins from what was synced last, as after a crash of the process.
 import asyncio
 import os
 from collections.abc import Callable
-from time import time_ns
+from time import perf_counter, time_ns
 from typing import NamedTuple, ParamSpec, TypeAlias
 
 import msgspec
@@ -92,6 +92,8 @@ class Life:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._phases = Phases()
+        self._step_seconds = 0.0
+        self._ran_batch = False
         self._room = Room(0, 0)
         self._ended = False
         self._outbox: list[Outgoing | Mark] = []
@@ -114,16 +116,27 @@ class Life:
         """One step of the core, and its effects; the burst's end follows once all that is ready has been read."""
         if self._ended:
             return
+        began = perf_counter()
+        self._ran_batch = False
         try:
             self._perform(step(*args, **kwargs))
         except Exception as error:
             self._fail(error)
             return
+        self._step_seconds = perf_counter() - began
+        if self._ran_batch:
+            self._metrics.step("apply", self._step_seconds)
         if self._outbox_bytes > OUTBOX_BYTES:
             self._finish()
         elif not self._finishing:
             self._finishing = True
             self._loop.call_soon(self._finish)
+
+    def update_arrived(self) -> None:
+        """The step just taken was the arrival of a client's update."""
+        self._metrics.step("validate", self._step_seconds)
+        if self.core.replica.queued:
+            self._phases.admitted()
 
     def stop(self) -> None:
         """The end that was asked for: what is under way is written, synced and sent. Raises StorageError."""
@@ -131,7 +144,7 @@ class Life:
         if self._ended:
             return
         try:
-            self._storage.sync()
+            self._storage.commit()
         finally:
             self.end()
 
@@ -169,6 +182,7 @@ class Life:
                 case Rejected(sender, reason):
                     self._refused(sender, reason)
                 case Executed(_, _, answers):
+                    self._ran_batch = True
                     self._metrics.batches.inc()
                     self._metrics.requests.inc(len(answers))
 

@@ -10,7 +10,7 @@ RECENT = 256
 OPEN = 1024
 """Batches whose points are remembered; a batch that never finishes is forgotten."""
 
-POINTS = ("proposed", "prepared", "executed", "certified")
+POINTS = ("admitted", "proposed", "prepared", "executed", "certified")
 
 
 class Phase(NamedTuple):
@@ -26,10 +26,20 @@ class Phases:
     def __init__(self) -> None:
         self._points: dict[int, dict[str, float]] = {}
         self._recent: dict[str, deque[float]] = {}
+        self._admitted_at: float | None = None
+
+    def admitted(self) -> None:
+        """An update waits to be proposed; the oldest since the last proposal counts for the next one."""
+        if self._admitted_at is None:
+            self._admitted_at = perf_counter()
 
     def mark(self, sequence: int, point: str) -> Phase | None:
         """A batch has reached a point, and everything up to it is on disk and sent: the phase that ended so."""
         points = self._points.setdefault(sequence, {})
+        if point == "proposed" and self._admitted_at is not None:
+            points["admitted"] = self._admitted_at
+        if point == "proposed" or "proposed" not in points:  # a backup proposes nothing
+            self._admitted_at = None
         points[point] = perf_counter()
         phase = None
         before = [known for known in POINTS[: POINTS.index(point)] if known in points]

@@ -298,4 +298,5 @@ class RingServer:
             detail,
             0,
             replica.views.active,
+            self.uploads.room_bytes,
         )

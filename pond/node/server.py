@@ -47,7 +47,7 @@ from pond.node.metrics import Metrics, MetricsPort
 from pond.node.ring import RingServer, ToClient
 from pond.node.service import TABLES as SERVICE_TABLES
 from pond.node.service import Service
-from pond.protocol import MAX_MESSAGE_BYTES, Condition, GetStatus, Overloaded, Question, Reply, ServerStatus
+from pond.protocol import MAX_MESSAGE_BYTES, Condition, GetStatus, Overloaded, Question, Reply, ServerStatus, Submit
 from pond.storage import DATA_FILE, Storage
 from pond.transport import ClientPort, PeerPort, Remote
 from tapestry.guid import GUID
@@ -327,7 +327,7 @@ class Server:
         if self._aside is None or self._aside.condition is not condition:
             self._metrics.stepped_aside.labels(condition).inc()
             self._log.warning("stepped aside", condition=condition, reason=detail)
-        status = msgspec.structs.replace(status, condition=condition, detail=detail, view_active=False)
+        status = msgspec.structs.replace(status, condition=condition, detail=detail, view_active=False, upload_bytes=0)
         self._aside = _Aside(condition, now if self._aside is None else self._aside.since, status)
 
     def _status_at_first(self) -> ServerStatus:
@@ -348,7 +348,7 @@ class Server:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._refused(sender, f"undecodable message: {error}")
                 continue
-            self._metrics.messages.labels(type(message).__name__, "in").inc()
+            self._metrics.message(type(message), "in")
             self._life.take(self._life.core.on_peer, ReplicaId(sender), message, now)
 
     def _on_clients(self, burst: list[tuple[bytes, str, bytes]]) -> None:
@@ -360,9 +360,12 @@ class Server:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._refused(key, f"undecodable question: {error}")
                 continue
-            self._metrics.messages.labels(type(question).__name__, "in").inc()
-            if self._life is not None:
-                self._life.take(self._life.core.on_client, client, question, now, key)
+            self._metrics.message(type(question), "in")
+            life = self._life
+            if life is not None:
+                life.take(life.core.on_client, client, question, now, key)
+                if isinstance(question, Submit):
+                    life.update_arrived()
             elif self._aside is not None:
                 self._send(ToClient(client, self._answer_aside(question, self._aside.status)))
 
@@ -410,4 +413,4 @@ class Server:
                 self._clients.send(client, data)
 
     def _sent(self, message: object) -> None:
-        self._metrics.messages.labels(type(message).__name__, "out").inc()
+        self._metrics.message(type(message), "out")

@@ -127,6 +127,11 @@ class Uploads:
         free = self._limit_bytes - self.held_bytes - size_bytes
         return size_bytes > self._spare_bytes or self._held[account] + size_bytes > free
 
+    @property
+    def room_bytes(self) -> int:
+        """How much an account that holds nothing may bring now."""
+        return max(0, min(self._spare_bytes, (self._limit_bytes - self.held_bytes) // 2))
+
     def put(self, fresh: dict[Digest, bytes], known: list[Digest], now: AgreedTime, account: bytes) -> list[Write]:
         """Writes that take blocks: those that are new here, and names of some that are not, which wait anew if they
         wait at all."""

@@ -1,6 +1,6 @@
 """Mutants of agreement: quorums, votes, watermarks, batches."""
 
-from bft import batches, execution, ordering
+from bft import batches, execution, ordering, request_signatures
 from bft.admission import Admission
 from bft.batches import Batches
 from bft.catch_up import CatchUp
@@ -181,3 +181,9 @@ def time_as_the_primary_says(patch):
 def any_time_will_do(patch):
     """Backups vote for proposals of any time."""
     _let_pass(patch, "proposed time is")
+
+
+@mutant("4.1, authentication", ByTests("assert", ("tests/unit/bft/test_request_signatures.py",)))
+def path_to_a_signature_is_not_checked(patch):
+    """Whoever shows a signature over some requests has signed this one too."""
+    patch.setattr(request_signatures, "_signed", lambda root, count: b"the same for all")

@@ -1,5 +1,9 @@
 """Mutants of what a crash must not undo: the order of effects, the log, views, silence after a loss."""
 
+import os
+from contextlib import suppress
+from types import SimpleNamespace
+
 from bft import log
 from bft.effects import Persist, Store
 from bft.ordering import Ordering
@@ -8,6 +12,8 @@ from bft.replica import Replica
 from bft.types import Sequence
 from bft.view_change import ViewChanges
 from cluster.sim.disk import Disk
+from pond import journal
+from pond.journal import Journal
 from tests.mutants.mutant import BySeeds, ByTests, mutant
 
 CRASHES = """
@@ -135,3 +141,36 @@ def votes_in_a_view_that_it_left(patch):
 
     patch.setattr(Replica, "_on_ordering", keeps_on)
     patch.setattr(Ordering, "leave", lambda self: None if self.slots else leave(self))
+
+
+JOURNAL = ("tests/unit/pond/test_journal.py",)
+
+
+@mutant("decision 7", ByTests("assert", JOURNAL))
+def journal_is_not_synced(patch):
+    """A record is written, and nobody waits until it is on the disk."""
+    patch.setattr(journal, "os", SimpleNamespace(**vars(os) | {"fdatasync": lambda file: None}))
+
+
+@mutant("decision 7", ByTests("DID NOT RAISE", JOURNAL))
+def record_lost_is_the_end(patch):
+    """A record that the disk has changed is taken for the end of the journal, though others come behind it."""
+    replay = Journal.replay
+
+    def lenient(self):
+        with suppress(journal.RecordLost):
+            yield from replay(self)
+
+    patch.setattr(Journal, "replay", lenient)
+
+
+@mutant("decision 7", ByTests("assert", JOURNAL))
+def journal_numbers_begin_anew(patch):
+    """After a commit records have numbers that others had before, so a start leaves them out, or adds old ones."""
+    restart = Journal.restart
+
+    def from_one(self):
+        restart(self)
+        self.number = 1
+
+    patch.setattr(Journal, "restart", from_one)

@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 
-from bft import threshold, transfer
+from bft import log, threshold, transfer
 from bft.answer import Status
 from bft.certificate import Certificate
 from bft.effects import Write
+from bft.execution import Certified, Execution, State
 from bft.membership import Membership
 from bft.secret import Secret
 from bft.service import Accepted
@@ -281,3 +282,15 @@ def upload_confirmed_before_it_is_durable(patch):
         return [*effects[1:2], *effects[:1], *effects[2:]] if len(effects) > 1 else effects
 
     patch.setattr(RingServer, "_on_put_blocks", hasty)
+
+
+@mutant("4.2, certificates", ByTests("assert", ("tests/unit/bft/test_replica.py",)))
+def kept_certificate_proves_any_state(patch):
+    """After a start reads are proved by a certificate of the same number, whatever state it is of."""
+
+    def keep_proof(self, sequence, tree):
+        certificate = log.read_certificate(self._disk)
+        if certificate is not None and certificate.claim().sequence == sequence:
+            self._kept = Certified(certificate, State(certificate.claim(), tree, ()))
+
+    patch.setattr(Execution, "keep_proof", keep_proof)

@@ -42,11 +42,11 @@ def full_pipeline() -> Stage:
         return first
 
     stage.drops = hold
-    for i in range(4):
+    for i in range(8):
         stage.ask(client.request(b"%d" % i), to=(0,))
     stage.lines.clear()
-    stage.scene("four batches are under way, and three requests come")
-    for i in range(4, 7):
+    stage.scene("four batches are under way, of 1, 1, 2 and 4 requests, and three requests come")
+    for i in range(8, 11):
         stage.ask(client.request(b"%d" % i), to=(0,))
     stage.scene("the votes for the first, which were late, arrive")
     stage.deliver_all()
@@ -76,7 +76,7 @@ def view_change() -> Stage:
     stage.drops = drop
     client = Client()
     stage.scene("three batches; COMMITs are lost, and PREPAREs for the second")
-    for i in range(3):
+    for i in range(4):
         stage.ask(client.request(b"%d" % i), to=(0,))
     stage.scene("the primary dies; backups wait until their timers run out")
     stage.crash(ReplicaId(0))

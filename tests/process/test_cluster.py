@@ -80,7 +80,11 @@ def test_killed_paused_and_brought_back(ring):
     pond(ring, "cluster", "pause", "ring-2")
     assert states(ring) == RUNNING | {"ring-2": "paused", "ring-3": "stopped"}
     assert b"writes wait" in pond(ring, "cluster", "status")
-    pond(ring, "cluster", "resume", "ring-2")
+    check_failed(run(ring, "cluster", "resume", "ring-2", "ring-1"), 2, "ring-1 is not paused")
+    assert states(ring)["ring-2"] == "paused"
+    pond(ring, "cluster", "pause", "ring-1")
+    check_failed(run(ring, "cluster", "up"), 2, "ring-1, ring-2 are paused: `pond cluster resume ring-1 ring-2` lets")
+    pond(ring, "cluster", "resume", "ring-1", "ring-2")
     pond(ring, "cluster", "restart", "ring-3")
     assert states(ring) == RUNNING
 
@@ -285,6 +289,7 @@ def test_a_damaged_server_is_named_and_the_others_serve(stopped):
     assert b"3 servers run" in again.stdout
     assert b"none started now" in again.stdout
     check_failed(run(stopped, "cluster", "restart", "ring-3"), 2, "ring-3", "copy")
+    assert b"ring-3 is stopped and cannot start: " in pond(stopped, "cluster", "status")
 
 
 @pytest.mark.parametrize("name", ["node.key", "share.key", "node.json", ""])
@@ -295,7 +300,7 @@ def test_too_many_damaged_servers_are_refused_by_name(stopped, name, content):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         if content is not None:
             path.write_bytes(content)
-    check_failed(run(stopped, "cluster", "up"), 2, f"ring-1/{name}", "ring-2 cannot start either", "3 servers are")
+    check_failed(run(stopped, "cluster", "up"), 2, f"ring-1/{name}", "ring-2 cannot serve either", "3 servers are")
     assert process_ids(stopped) == []
 
 
@@ -388,6 +393,6 @@ def test_a_server_that_cannot_start_shows_its_log(stopped):
     said = done.stderr.decode().splitlines()
     assert done.returncode == 5
     assert said[-1].startswith("pond: ring-3 cannot be started (Is a directory)")
-    assert "ring-2 cannot start either); 3 servers are needed, so the cluster stays down" in said[-1]
+    assert "ring-2 cannot serve either); 3 servers are needed, so the cluster stays down" in said[-1]
     assert process_ids(stopped) == []
     assert processes.look(place) == processes.STOPPED

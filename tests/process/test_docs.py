@@ -11,7 +11,7 @@ import pytest
 
 from cluster import launch
 from cluster.layout import Layout
-from tests.process.commands import answer, pond
+from tests.process.commands import COMMAND_SECONDS, answer, environment, pond
 
 pytestmark = pytest.mark.process
 
@@ -23,6 +23,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     layout, _ = launch.up(tmp_path_factory.mktemp("docs") / "cluster", 4)
     yield layout
     launch.down(layout.directory, delete=True)
+
+
+def test_the_example_in_the_readme_runs(cluster: Layout, tmp_path: Path) -> None:
+    """In a directory that is not the project's."""
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "example.py").write_text(example)
+    words = [sys.executable, "example.py"]
+    seconds = COMMAND_SECONDS
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=tmp_path, env=environment(cluster.directory), timeout=seconds
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "b'hello world' [1, 2]\n"
 
 
 def script_for_certificates() -> str:

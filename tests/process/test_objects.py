@@ -34,7 +34,9 @@ def notes(ring):
     contents = {1: b"one\n", 2: b"one\ntwo\n", 3: b"one\ntwo\nthree\n"}
     pond(ring, "put", "notes", "--if-absent", stdin=contents[1])
     pond(ring, "put", "notes", "-", "--if-version", "1", stdin=contents[2])
-    check_failed(run(ring, "put", "notes", "--if-version", "1", stdin=b"late"), 3, "version 2")
+    check_failed(
+        run(ring, "put", "notes", "--if-version", "1", stdin=b"late"), 3, "version 2 of 'notes' is", "diff notes 1 2"
+    )
     pond(ring, "append", "notes", stdin=b"three\n")
     return contents
 

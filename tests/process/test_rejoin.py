@@ -1,8 +1,10 @@
 """Servers whose disk was emptied, or lies: they come back with what the others have, and vote again when it is safe."""
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -11,8 +13,8 @@ from cluster.layout import Layout
 from pond.model.tables import BLOCKS
 from pond.node.server import DAMAGED, STORE, TABLES
 from pond.protocol import Condition, ServerStatus
-from pond.storage import DATA_FILE, Storage
-from tests.process.commands import COMMAND_SECONDS, pond
+from pond.storage import DATA_FILE, JOURNAL_FILE, Storage
+from tests.process.commands import COMMAND_SECONDS, check_failed, pond, run
 from tests.process.conftest import stop
 
 pytestmark = pytest.mark.process
@@ -72,11 +74,11 @@ def test_a_server_with_an_emptied_disk_rejoins_by_itself(cluster: Layout) -> Non
     check_votes_again(cluster, 1, contents)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_flipped_bytes_are_found_and_the_server_is_mended(cluster: Layout, seed: int) -> None:
+@pytest.mark.parametrize(("file", "seed"), [(DATA_FILE, 0), (DATA_FILE, 1), (JOURNAL_FILE, 0)])
+def test_flipped_bytes_are_found_and_the_server_is_mended(cluster: Layout, file: str, seed: int) -> None:
     contents = fill(cluster)
     pond(cluster.directory, "cluster", "kill", "ring-1")
-    path = cluster.servers[1].directory / STORE / DATA_FILE
+    path = cluster.servers[1].directory / STORE / file
     data = bytearray(path.read_bytes())
     choices = random.Random(seed)
     for _ in range(30):
@@ -114,3 +116,25 @@ def change_a_block(directory: Path) -> None:
         data[place] ^= 1
         place = data.find(part, place)
     (directory / DATA_FILE).write_bytes(data)
+
+
+def test_a_ring_that_lost_more_disks_than_may_fail_says_that_it_is_over(cluster: Layout, tmp_path: Path) -> None:
+    """Nothing ends the silence of two: what there is can be saved, and nobody waits for more."""
+    pond(cluster.directory, "put", "notes", stdin=b"to be saved")
+    names = ("ring-2", "ring-3")
+    pond(cluster.directory, "cluster", "kill", *names)
+    for server in (2, 3):
+        shutil.rmtree(cluster.servers[server].directory / STORE)
+    pond(cluster.directory, "cluster", "restart", *names)
+    for server in (2, 3):
+        until(cluster, server, Condition.LEARNING)
+    said = pond(cluster.directory, "cluster", "status").decode()
+    assert "ring-2, ring-3 lost their votes with their disks, and of 4 servers only one may" in said
+    pond(cluster.directory, "export", "notes", "--data", "-o", str(tmp_path / "notes.pond"))
+    assert pond(cluster.directory, "get", "notes", "--consistency", "any") == b"to be saved"
+    pond(cluster.directory, "cluster", "down")
+    began = monotonic()
+    check_failed(run(cluster.directory, "cluster", "up"), 5, "ring-2, ring-3 lost their votes", "pond cluster restart")
+    assert monotonic() - began < launch.START_SECONDS / 2
+    pond(cluster.directory, "cluster", "restart", *(server.name for server in cluster.servers))
+    assert pond(cluster.directory, "get", "notes", "--consistency", "any") == b"to be saved"

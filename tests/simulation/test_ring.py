@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from cluster.sim import coverage, report, words
+from cluster.sim import cli, coverage, report, spacetime, words
 from cluster.sim.cli import sim
 from cluster.sim.drawing import drawn
 from cluster.sim.jobs import Plan, runs
@@ -136,6 +136,8 @@ def test_what_makes_no_sense_is_refused():
         ["--seeds", "1..2", "--shrink"],
         ["--seeds", "1..2", "--svg", "x.svg"],
         ["--from", "1"],
+        ["--svg", "x.svg", "--from", "5", "--to", "2"],
+        ["--svg", "x.svg", "--from", "1", "--to", "1"],
         ["--operations", "1", "--manifest", "x.toml"],
         ["--svg", "no/such/directory/x.svg", "--seed", "1", "--operations", "1"],
     ):
@@ -156,7 +158,15 @@ def test_a_trace_is_in_columns():
 def test_the_picture_is_well_formed_and_has_what_happened(tmp_path):
     file = tmp_path / "run.svg"
     storm = str(ROOT / "docs" / "manifests" / "storm.toml")
-    assert invoke("--seed", "3", "--manifest", storm, "--svg", str(file)).return_value == 0
+    done = invoke("--seed", "3", "--manifest", storm, "--svg", str(file))
+    assert done.return_value == 0
+    said = re.search(
+        r"^Drawn in (.*): the last (\d+) of (\d+) messages, from .*; --from and", done.output, re.MULTILINE
+    )
+    assert said
+    assert said[1] == str(file)
+    assert spacetime.MOST_MESSAGES <= int(said[2]) < spacetime.MOST_MESSAGES + 10, "with those of the same moment"
+    assert spacetime.MOST_MESSAGES == cli.MESSAGES_DRAWN < int(said[3])
     whole = ElementTree.parse(file).getroot()
     titles = [title.text or "" for title in whole.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) > 200
@@ -167,6 +177,18 @@ def test_the_picture_is_well_formed_and_has_what_happened(tmp_path):
     shown = [float(text[:-2]) for text in texts if text.endswith(" s") and text[0].isdecimal()]
     assert shown
     assert 1.2 <= min(shown) < max(shown) <= 2.2
+    before = file.read_bytes()
+    after_its_end = invoke("--seed", "3", "--manifest", storm, "--svg", str(file), "--from", "5000")
+    assert "so there is nothing to draw" in str(after_its_end.exception)
+    assert file.read_bytes() == before
+
+
+def test_a_manifest_that_is_not_there_is_refused_in_words(tmp_path):
+    (tmp_path / "no.text").write_bytes(b"\xff")
+    for path, said in (("gone.toml", "there is no such file"), (".", "Is a directory"), ("no.text", "it is no text")):
+        refused = str(invoke("--seed", "1", "--manifest", str(tmp_path / path)).exception)
+        assert said in refused, refused
+        assert "Errno" not in refused
 
 
 def test_coverage_counts_what_was_reached_and_names_the_holes():

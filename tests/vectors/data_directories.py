@@ -29,20 +29,20 @@ from bft.replica import Replica
 from bft.signatures import Ed25519Signer, Ed25519Verifier
 from bft.threshold import Frost
 from bft.types import AgreedTime, Epoch, ReplicaId
-from cluster import launch, layout
+from cluster import launch, layout, probe
 from pond import config, keys, storage
 from pond.node.disk import Disk
 from pond.node.ring import RingServer
 from pond.node.server import STORE, TABLES
 from pond.node.service import Service
-from pond.storage import DATA_FILE, Storage
+from pond.storage import DATA_FILE, JOURNAL_FILE, Storage
 
 DIRECTORY = Path(__file__).parent / "data-directories"
 CLUSTER = "cluster"
 BUNDLE = "notes.pond"
 """What the archive holds."""
 
-KEPT = ("cluster.json", "owner.key", "node.json", "node.key", "share.key", "started", DATA_FILE)
+KEPT = ("cluster.json", "owner.key", "node.json", "node.key", "share.key", "started", DATA_FILE, JOURNAL_FILE)
 """Names of a cluster's files that last; logs, locks and process files do not."""
 
 NUMBERS = sorted(int(path.stem) for path in DIRECTORY.glob("*.json"))
@@ -200,6 +200,7 @@ def make(number: int) -> None:
         launch.up(directory, ring=4)
         try:
             expected = _fill(directory, bundle)
+            _kill_all(layout.open_layout(directory))
         finally:
             launch.down(directory)
         expected["formats"] = {"pond": version("pond"), "storage": storage.FORMAT.decode(), "log": log.FORMAT}
@@ -210,6 +211,14 @@ def make(number: int) -> None:
             archive.add(bundle, BUNDLE, filter=_anonymous)
         expected["servers"] = [describe_server(directory, identity) for identity in range(4)]
     (DIRECTORY / f"{number}.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+def _kill_all(cluster: layout.Layout) -> None:
+    """What the journals hold is in no commit. An empty batch comes first: its votes are synced, and what ran before."""
+    members = [server.member for server in cluster.servers]
+    last = max(status.sequence for status in probe.statuses(members, 10).values())
+    probe.statuses(members, 10, lambda status: status.sequence > last)
+    launch.kill(cluster.directory, tuple(server.name for server in cluster.servers))
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -9,6 +9,7 @@ from cluster.launch import Report
 from cluster.layout import Layout
 from cluster.processes import STOPPED, Process, State
 from pond.config import ClusterFile, Hex, Member
+from pond.node.server import DAMAGED
 from pond.protocol import Condition, ServerStatus
 
 RUNNING = Process(State.RUNNING, 100)
@@ -26,10 +27,19 @@ def layout(size=4):
     return Layout(Path("/nowhere"), cluster)
 
 
-def says(sequence=1000, view=0, primary=0, condition=Condition.SERVING, detail="", active=True, free=2**30):
+def says(
+    sequence=1000,
+    view=0,
+    primary=0,
+    condition=Condition.SERVING,
+    detail="",
+    active=True,
+    free=2**30,
+    upload: int | None = 2**28,
+):
     """What a server answers."""
     numbers = (1, 0, view, primary, sequence, sequence, 0, 0)
-    return ServerStatus(*numbers, bytes(32), 0, 0, 0, {}, condition, detail, free, active)
+    return ServerStatus(*numbers, bytes(32), 0, 0, 0, {}, condition, detail, free, active, upload)
 
 
 def look(*servers):
@@ -70,12 +80,15 @@ def test_a_table_has_a_line_for_each_server():
         (STOPPED, "ring-3 is stopped: `pond cluster restart ring-3` starts it."),
         (PAUSED, "ring-3 is paused: `pond cluster resume ring-3` lets it go on."),
         (RUNNING, "ring-3 runs and does not answer: `pond cluster logs ring-3` may say why, "),
-        (says(sequence=900), "ring-3 serves, 100 batches behind."),
+        (says(sequence=900), "ring-3 is catching up, 100 batches behind."),
         (says(sequence=900, condition=Condition.TRANSFERRING), "ring-3 is transferring, 100 batches behind."),
         (says(condition=Condition.CATCHING_UP, detail="3 of 9 parts."), "ring-3 is catching up: 3 of 9 parts."),
-        (says(condition=Condition.DISK_FULL, detail="no room"), "ring-3: its disk is full: no room; make room there, "),
-        (says(condition=Condition.DISK_FAILING), "ring-3: its disk fails; move its directory to another disk, then "),
-        (says(condition=Condition.DISK_DAMAGED), "ring-3: what is on its disk is damaged; `pond cluster logs ring-3`"),
+        (
+            says(condition=Condition.DISK_FULL, detail="no room"),
+            "ring-3: its disk is full: no room. Once there is room it comes back by itself, within a minute.",
+        ),
+        (says(condition=Condition.DISK_FAILING), "ring-3: its disk fails. It comes back by itself"),
+        (says(condition=Condition.DISK_DAMAGED), "ring-3: what is on its disk is damaged. It repairs itself:"),
         (says(condition=Condition.DIVERGED), "ring-3: its state differs from the ring's, so it answers no reads."),
         (says(view=2, primary=2), "ring-3 is in view 2, others are in view 0."),
     ],
@@ -95,6 +108,19 @@ def test_what_the_troubles_mean_for_users():
     assert "5 of 7 servers; no more" in sentences(*[says()] * 5, STOPPED, PAUSED)[-1]
     assert "6 of 7 servers; one more may fail" in sentences(*[says()] * 6, STOPPED)[-1]
     assert sentences(*[STOPPED] * 4) == ["The cluster is stopped: `pond cluster up` starts it."]
+
+
+def test_a_stopped_server_that_lacks_a_file_says_so_instead_of_asking_for_a_restart():
+    place = layout()
+    reports = [Report(server, STOPPED, None, "there is no node.key; put it back") for server in place.servers[:1]]
+    reports += [Report(server, RUNNING, says()) for server in place.servers[1:]]
+    said = status.sentences(status.look(place, reports))
+    assert said[1] == "ring-0 is stopped and cannot start: there is no node.key; put it back."
+    every = [Report(server, STOPPED, None, reports[0].unfit) for server in place.servers]
+    assert status.sentences(status.look(place, every))[3:] == [
+        "ring-3 is stopped and cannot start: there is no node.key; put it back.",
+        "The cluster is stopped: `pond cluster up` starts it.",
+    ]
 
 
 def test_a_server_that_lags_little_is_no_news():
@@ -118,7 +144,13 @@ def test_between_two_views_nobody_leads():
     changing = says(view=1, primary=1, active=False, condition=Condition.CHANGING_VIEW)
     found = look(STOPPED, changing, changing, changing)
     assert found.primary is None
-    assert "ring-1, ring-2, ring-3 are changing view: writes wait" in status.sentences(found)[0]
+    assert status.sentences(found)[0] == (
+        "ring-1, ring-2, ring-3 wait for a new leader, and writes wait too: look again in a second."
+    )
+    too_few = sentences(PAUSED, PAUSED, changing, changing)
+    assert too_few[0] == (
+        "ring-2, ring-3 wait for a new leader, and writes wait too: no other can begin until one more server serves."
+    )
     assert found.may_fail == 0
 
 
@@ -126,7 +158,9 @@ def test_a_leader_that_is_gone_is_replaced():
     assert sentences(STOPPED, says(), says(), says())[0] == (
         "ring-0 leads in view 0, but is stopped: the others elect another one."
     )
-    assert sentences(STOPPED, PAUSED, says(), says())[0] == "ring-0 leads in view 0, but is stopped."
+    assert sentences(STOPPED, PAUSED, says(), says())[0] == (
+        "ring-0 leads in view 0, but is stopped: no other can begin until one more server serves."
+    )
 
 
 def test_one_server_that_boasts_makes_no_other_lag():
@@ -138,3 +172,64 @@ def test_one_server_that_boasts_makes_no_other_lag():
 def test_what_a_server_says_stays_one_line_and_short():
     found = look(says(), says(), says(), says(condition=Condition.DIVERGED, detail="\x1b[31m{}\n" * 1000))
     assert all(line.isprintable() and len(line) < 1000 for line in status.sentences(found))
+
+
+def test_a_server_without_room_for_uploads_says_so():
+    """It serves, and only large writes need it to have room."""
+    full = says(free=0, upload=0)
+    one = look(says(), says(), says(), full)
+    assert status.figures(one).splitlines()[-1].endswith("0 bytes  no large writes")
+    assert status.sentences(one)[1:] == [
+        "ring-3 refuses writes above 64.0 KiB, as its storage has no room for larger ones: raise quota_bytes in"
+        " /nowhere/servers/ring-3/node.json, or make room on its disk, then `pond cluster restart ring-3`.",
+        "All 4 servers serve; any one of them may fail or lie.",
+    ]
+    assert sentences(says(), says(), full, says(upload=4 * 2**20))[-1] == (
+        "All 4 servers serve; any one of them may fail or lie."
+        " Writes above 4.0 MiB wait until 3 servers have room for them."
+    )
+    assert "Writes above 64.0 KiB wait until 3 servers" in sentences(says(), says(), STOPPED, full)[-1]
+    assert "Writes above" not in sentences(says(), STOPPED, STOPPED, full)[-1], "all writes wait"
+
+
+def test_a_server_that_does_not_say_how_much_room_it_has_has_enough():
+    assert len(sentences(says(), says(), says(), says(upload=None))) == 2
+
+
+def test_a_ring_in_which_more_than_f_lost_their_votes_never_writes_again():
+    lost = says(condition=Condition.LEARNING, detail="it lost its votes and follows")
+    waits = says(condition=Condition.CHANGING_VIEW, view=1, primary=1, active=False)
+    nobody, said = sentences(says(), waits, lost, lost)
+    assert (nobody, sentences(waits, waits, lost, lost)[0]) == ("No server can lead any more.",) * 2
+    assert said.startswith("ring-2, ring-3 lost their votes with their disks, and of 4 servers only one may: this ring")
+    assert "pond export NAME" in said
+    assert sentences(says(), says(), says(), lost)[1] == "ring-3 is learning: it lost its votes and follows."
+    one_follows = says(condition=Condition.LEARNING, sequence=500)
+    assert "cannot write again" not in sentences(says(), says(), lost, one_follows)[-1], "it may get far enough"
+
+
+def test_a_backup_that_waits_alone_for_the_next_view():
+    alone = says(view=1, primary=1, active=False, condition=Condition.CHANGING_VIEW)
+    leads, said, means = sentences(says(), says(), says(), alone)
+    assert leads == "ring-0 leads, in view 0."
+    assert said.startswith(
+        "ring-3 waits alone for view 1, while the others go on in view 0: it follows them, and votes"
+    )
+    assert means == "All 4 servers serve; any one of them may fail or lie."
+
+
+def test_a_leader_that_stands_aside_does_not_lead():
+    damaged = look(says(condition=Condition.DISK_DAMAGED, active=False, free=0), says(), says(), says())
+    assert status.sentences(damaged)[0] == (
+        "ring-0 leads in view 0, but is aside (disk damaged): the others elect another one."
+    )
+    assert status.figures(damaged).splitlines()[1].endswith(" -  led, disk damaged")
+
+
+def test_the_damaged_storage_is_where_the_server_puts_it():
+    assert status.DAMAGED == DAMAGED
+
+
+def test_a_long_detail_ends_with_a_whole_word():
+    found = look(says(), says(), says(), says(condition=Condition.DISK_DAMAGED, detail="0123456789 " * 100))
+    assert found.ring[3].detail.endswith("0123456789 ...")

@@ -6,12 +6,13 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bft.effects import Write
 from bft.execution import StateDamaged
 from cluster import layout
-from pond import keys
+from pond import config, keys
 from pond.client.asking import Asker
 from pond.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, StorageRotten
 from pond.logs import Log
@@ -181,6 +182,20 @@ def test_a_disk_that_is_gone_is_waited_for(place: layout.ServerPlace) -> None:
     run(place, test)
 
 
+def test_a_server_says_how_large_a_write_it_has_room_for(place: layout.ServerPlace) -> None:
+    """A quarter of what is free: one client leaves as much to others, and all together half to what commits."""
+    settings = config.read(place.directory / layout.NODE_CONFIG, config.NodeConfig)
+    config.write(place.directory / layout.NODE_CONFIG, msgspec.structs.replace(settings, quota_bytes=16 * 1024 * 1024))
+
+    async def test(server: Server, client: Client) -> None:
+        status = await client.until(Condition.SERVING)
+        assert status.upload_bytes == pytest.approx(status.free_bytes / 4, rel=0.01)
+        Faulty.failure = StorageFull("no room: make some")
+        assert (await client.until(Condition.DISK_FULL)).upload_bytes == 0
+
+    run(place, test)
+
+
 ROTTEN = StorageRotten("log", b"key")
 
 
@@ -290,7 +305,7 @@ def test_a_rotten_block_is_one_that_this_server_cannot_give(place: layout.Server
     storage = Storage(place.directory / STORE, TABLES)
     storage.write([Write(table, name, b"data") for table in (BLOCKS, NODES) for name in names[:2]])
     storage.write([Write(BLOCKS, names[2], b"data"), Write(NODES, names[3], b"data")])
-    storage.sync()
+    storage.commit()
     storage.close()
     for table, name in ((BLOCKS, names[2]), (NODES, names[3])):
         overwrite(place.directory / STORE, table, name, b"dada....")

@@ -33,7 +33,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
         for number in range(20):
             store.write([Write("log", b"%04d" % (20 * number + i), os.urandom(200)) for i in range(20)])
             store.write([Write("blocks", b"%04d" % number, os.urandom(10_000))])
-            store.sync()
+            store.commit()
     return tmp_path / "data.mdb"
 
 
@@ -108,9 +108,10 @@ for _ in range(12):
     for table, key, value in writes:
         expected[table][key] = value
     store.write(writes)
-    store.sync()
+    store.commit()
 store.close()
 sound = path.read_bytes()
+journal = (directory / "journal").read_bytes()
 outcomes = {"damaged": 0, "rotten": 0, "unharmed": 0}
 for seed in range(int(sys.argv[2])):
     print(seed, file=sys.stderr)  # the last one, should the process end
@@ -121,6 +122,7 @@ for seed in range(int(sys.argv[2])):
     for _ in range(choices.choice([1, 3, 20])):
         data[page * 4096 + choices.randrange(size)] ^= 1 << choices.randrange(8)
     path.write_bytes(data)
+    (directory / "journal").write_bytes(journal)
     try:
         store = Storage(directory, TABLES, None, 60)
     except StorageDamaged:

@@ -13,7 +13,7 @@ import pytest
 from bft.effects import Write
 from pond import storage
 from pond.errors import StorageDamaged, StorageError, StorageFull
-from pond.storage import Storage
+from pond.storage import JOURNAL_FILE, Storage
 
 TABLES = ("log", "blocks")
 ROOT = Path(__file__).parents[3]
@@ -101,7 +101,7 @@ for number in range(1_000_000):
 def filled(directory: Path) -> Path:
     with opened(directory) as store:
         store.write([Write("blocks", b"%03d" % number, os.urandom(5000)) for number in range(200)])
-        store.sync()
+        store.commit()
     return directory / "data.mdb"
 
 
@@ -122,6 +122,7 @@ def test_a_damaged_file_is_a_clear_error_and_no_crash(tmp_path: Path, damage: Ca
     with pytest.raises(StorageDamaged, match="damaged or was not written by this program"):
         Storage(tmp_path, TABLES)
     path.unlink()
+    (tmp_path / JOURNAL_FILE).unlink()
     with opened(tmp_path) as store:  # the attempt left nothing locked
         assert store.scan("blocks", b"0", b"9") == []
 
@@ -134,7 +135,7 @@ def test_a_sound_file_that_ends_before_its_last_page_is_opened(tmp_path: Path):
             value = bytes([number % 251]) * [10, 1000, 5000, 100_000][number * 31 % 4]
             store.write([Write("blocks", b"%d" % (number * 7919 % 300), value)])
             store.write([Write("blocks", b"brief", bytes(300_000)), Write("blocks", b"brief", None)])
-            store.sync()
+            store.commit()
             expected = store.scan("blocks", b"0", b"z")
             pages = store._environment.info()["last_pgno"] + 1
             short = path.stat().st_size < pages * store._environment.stat()["psize"]

@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from bft.effects import Write
-from pond.errors import StorageFull, StorageRotten
+from pond.errors import StorageError, StorageFull, StorageRotten
 from pond.storage import Storage
 
 TABLES = ("log", "blocks")
@@ -39,7 +39,7 @@ def overwrite(directory: Path, table: str, key: bytes, value: bytes) -> None:
 def test_a_value_is_followed_by_the_checksum_of_table_key_and_value(tmp_path: Path):
     with opened(tmp_path) as store:
         store.write([Write("log", b"key", b"value")])
-        store.sync()
+        store.commit()
     assert stored(tmp_path, "log", b"key") == b"value" + crc32(b"log" + b"key" + b"value").to_bytes(4, "big")
 
 
@@ -50,7 +50,7 @@ def flipped(value: bytes, bit: int) -> bytes:
 def test_no_flipped_bit_is_served(tmp_path: Path):
     with opened(tmp_path) as store:
         store.write([Write("log", b"key", b"ab"), Write("log", b"other", b"sound")])
-        store.sync()
+        store.commit()
     sound = stored(tmp_path, "log", b"key")
     for bit in range(8 * len(sound)):
         overwrite(tmp_path, "log", b"key", flipped(sound, bit))
@@ -76,7 +76,7 @@ def test_no_flipped_bit_is_served(tmp_path: Path):
 def test_a_value_from_another_place_is_rotten(tmp_path: Path, misplaced: Callable[[Path], bytes]):
     with opened(tmp_path) as store:
         store.write([Write("log", b"key", b"1"), Write("log", b"other", b"2"), Write("blocks", b"key", b"3")])
-        store.sync()
+        store.commit()
     overwrite(tmp_path, "log", b"key", misplaced(tmp_path))
     with opened(tmp_path) as store, pytest.raises(StorageRotten):
         store.get("log", b"key")
@@ -85,13 +85,13 @@ def test_a_value_from_another_place_is_rotten(tmp_path: Path, misplaced: Callabl
 def test_what_is_rotten_harms_nothing_else_and_is_mended_by_writing_it_again(tmp_path: Path):
     with opened(tmp_path) as store:
         store.write([Write("blocks", b"%d" % number, bytes(100)) for number in range(3)])
-        store.sync()
+        store.commit()
     overwrite(tmp_path, "blocks", b"1", bytes(104))
     with opened(tmp_path) as store:
         store.write([Write("log", b"before", b"kept")])
         assert [store.check("blocks", b"%d" % number) for number in range(4)] == [True, False, True, None]
         store.write([Write("blocks", b"1", b"mended"), Write("log", b"after", b"kept")])
-        store.sync()
+        store.commit()
     with opened(tmp_path) as store:
         assert store.get("blocks", b"1") == b"mended"
         assert store.scan("log", b"", b"z") == [(b"after", b"kept"), (b"before", b"kept")]
@@ -150,6 +150,15 @@ def test_a_quota_below_what_is_there_leaves_everything_readable(tmp_path: Path):
         assert store.free_bytes() == 0
         with pytest.raises(StorageFull):
             store.write([Write("blocks", b"%d" % number, bytes(100_000)) for number in range(20, 40)])
+
+
+def test_a_directory_that_is_gone_is_a_failure_of_the_disk(tmp_path: Path):
+    """A server survives those; what is there again is opened anew."""
+    with opened(tmp_path / "store") as store:
+        (tmp_path / "store").rename(tmp_path / "elsewhere")
+        for look in (store.disk_bytes, store.free_bytes):
+            with pytest.raises(StorageError, match="cannot be looked at"):
+                look()
 
 
 def test_without_a_quota_the_file_system_has_the_say(tmp_path: Path):

@@ -210,6 +210,7 @@ def test_a_client_may_hold_as_much_as_it_leaves_free() -> None:
     async def test(cluster: Cluster) -> None:
         cluster.servers[0] = RingServer(cluster.servers[0].replica, upload_limit_bytes=4 * cost(900))
         cluster.servers[0].uploads.restore(cluster.now)
+        assert cluster.servers[0].uploads.room_bytes == 2 * cost(900)
         assert put(cluster, b"a" * 900, key="greedy") == BlocksHeld(7)
         assert put(cluster, b"b" * 900, key="greedy") == BlocksHeld(7), "half of the limit"
         assert isinstance(put(cluster, b"c", key="greedy"), Overloaded)
@@ -227,9 +228,11 @@ def test_uploads_leave_the_disk_its_reserve() -> None:
     async def test(cluster: Cluster) -> None:
         uploads = cluster.servers[0].uploads
         uploads.has_room(2 * cost(1000))
+        assert uploads.room_bytes == 2 * cost(1000)
         assert put(cluster, b"a" * 1000) == BlocksHeld(7)
         assert isinstance(put(cluster, b"b" * 2000), Overloaded), "counted at once, before the disk is asked again"
         uploads.has_room(-1)
+        assert uploads.room_bytes == 0
         assert isinstance(put(cluster, b"c"), Overloaded)
         assert put(cluster, b"a" * 1000) == BlocksHeld(7), "what is held already takes no room"
         uploads.has_room(cost(1))
