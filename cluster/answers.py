@@ -420,6 +420,50 @@ class CatchUp(Answer, frozen=True, kw_only=True):
     """Objects that do not have what was acknowledged last. Must be 0."""
 
 
+class Transfer(Answer, frozen=True, kw_only=True):
+    """One command that put or got a large file, to its end or until it was killed."""
+
+    name: str
+    killed: bool
+    seconds: float
+    bytes_per_second: float
+    """Of the whole file, when the command came to its end; else 0."""
+    sent_bytes: int
+    """From the client to all servers, as these counted it."""
+    received_bytes: int
+    least_share: float
+    most_share: float
+    """Of what went one way or the other, the part of the server that had the least to do, and the most."""
+    cpu_seconds_per_100_mb: dict[str, float]
+    """Processor time of `client`, `primary` and `backup` (the mean of these), by 100 MB of the file; of commands that
+    came to their end."""
+
+
+class ProcessMemory(Answer, frozen=True, kw_only=True):
+    """The most memory that a process took."""
+
+    name: str
+    resident_bytes: int
+    """With pages of its file, which the kernel takes back when it needs them."""
+    anonymous_bytes: int
+    """What it allocated itself."""
+
+
+class Large(Answer, frozen=True, kw_only=True):
+    """`bench large`. The floor is that of one write of 4 MiB, as much as a server syncs at a time."""
+
+    floor: Floor
+    size_bytes: int
+    transfers: list[Transfer]
+    identical: bool
+    """Whether all that was read is what was written, bit by bit."""
+    range_bytes: int
+    range_received_bytes: int
+    """How much came from the servers when so many bytes were read from the middle."""
+    range_seconds: float
+    memory: list[ProcessMemory]
+
+
 class Kind(Answer, frozen=True, kw_only=True):
     """What users who do one kind of thing saw."""
 

@@ -16,7 +16,7 @@ from cluster.launch import Report
 from cluster.layout import NODE_CONFIG, SERVERS, Layout, server_name
 from pond.cli.answers import human_size, table
 from pond.cli.options import one_line
-from pond.client.blocks import INLINE_BYTES
+from pond.client.upload import INLINE_BYTES
 from pond.protocol import Condition
 
 FAR_BEHIND = 16

@@ -25,6 +25,9 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_NAMED = 4096
 """How many blocks or outcomes one question may name."""
 
+MAX_KEPT = 1024
+"""How many blocks one question may ask to be kept: what that makes a server write is bounded by it."""
+
 Named = Annotated[list[GUID], msgspec.Meta(min_length=1, max_length=MAX_NAMED)]
 
 
@@ -102,7 +105,13 @@ class GetStatus(_Message, frozen=True, tag=6):
     """How the server is; answered by ServerStatus."""
 
 
-Question = Submit | PutBlocks | GetBlocks | ReadObject | ReadHistory | GetStatus
+class KeepBlocks(_Message, frozen=True, tag=7):
+    """Which of these blocks are here, and go on being here for a while; answered by BlocksKept."""
+
+    guids: Annotated[list[GUID], msgspec.Meta(min_length=1, max_length=MAX_KEPT)]
+
+
+Question = Submit | PutBlocks | GetBlocks | ReadObject | ReadHistory | GetStatus | KeepBlocks
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -214,4 +223,11 @@ class Refused(_Message, frozen=True, tag=71):
     reason: str
 
 
-Reply = Answered | BlocksHeld | Blocks | ObjectRead | History | ServerStatus | Overloaded | Refused
+class BlocksKept(_Message, frozen=True, tag=72):
+    """Whether each block of a KeepBlocks is on this server's disk, in the order asked, and stays there for an hour and
+    a half or until an update names it."""
+
+    held: Annotated[list[bool], msgspec.Meta(max_length=MAX_KEPT)]
+
+
+Reply = Answered | BlocksHeld | Blocks | ObjectRead | History | ServerStatus | Overloaded | Refused | BlocksKept

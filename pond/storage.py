@@ -13,6 +13,7 @@ LMDB believes what it reads, so each value carries a checksum of its table, its 
 or is answered from the wrong place, is recognised when it is read (StorageRotten), and harms nothing but itself.
 """
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -54,6 +55,15 @@ FULL_BYTES = 1 << 20
 VERIFIED_HERE_BYTES = 64 * 1024 * 1024
 """A file up to this size is looked at in this process, which takes 0.4 s at most; a larger one by a child that can be
 stopped."""
+
+MAPPED_BYTES = 64 * 1024 * 1024
+"""How much of the file this process keeps mapped, about. What it lets go of stays in the kernel's cache while that has
+room; to look at a page again then takes a microsecond."""
+
+TOUCHED_BYTES = 64 * 1024 * 1024
+LEAST_TOUCHED_BYTES = 2 * 1024 * 1024
+"""How much is looked at, at most, before it is asked again how much is mapped: the kernel maps a page with what lies
+around it, up to a huge page."""
 
 COMMITS_IN_QUOTA = 64
 """A commit comes at the latest after this part of the quota: until then the pages that were copied take room twice."""
@@ -105,6 +115,7 @@ class Storage:
         self._quota_bytes = quota_bytes
         self._failure: StorageError | None = None
         self._transaction: lmdb.Transaction[memoryview] | None = None
+        self._touched_bytes = 0
         self._unsynced: list[Write] = []
         self._unsynced_bytes = 0
         self._seeds = {name: crc32(name.encode()) for name in tables}
@@ -113,6 +124,7 @@ class Storage:
             self._refuse_lost_file()
             self.verified = verify_seconds > 0 and self._verify(verify_seconds)
             self._environment, self._map_bytes = _open(directory, len(tables) + 1)
+            self._mapping = _Mapping(directory / DATA_FILE)
             try:
                 self._check_length()
                 self._own = self._environment.open_db(_OWN_TABLE)
@@ -304,11 +316,20 @@ class Storage:
         """Value and checksum; good until the next write."""
         transaction = self._begun()
         try:
-            return transaction.get(key, db=self._tables[table])
+            stored = transaction.get(key, db=self._tables[table])
         except lmdb.Error as error:
             raise self._failed(error) from error
+        self._touched(0)
+        return stored
+
+    def _touched(self, size_bytes: int) -> None:
+        self._touched_bytes += size_bytes + LEAST_TOUCHED_BYTES
+        if self._touched_bytes > TOUCHED_BYTES:
+            self._touched_bytes = 0
+            self._mapping.bound()
 
     def _sound(self, table: str, key: bytes, stored: memoryview) -> bytes:
+        self._touched(len(stored))
         value = bytes(stored[:-_CHECKSUM_BYTES])
         checksum = crc32(value, crc32(key, self._seeds[table])).to_bytes(_CHECKSUM_BYTES, "big")
         if checksum != stored[-_CHECKSUM_BYTES:]:
@@ -449,6 +470,35 @@ class Storage:
 def _numbered(number: int) -> bytes:
     data = number.to_bytes(8, "big")
     return data + crc32(data).to_bytes(_CHECKSUM_BYTES, "big")
+
+
+class _Mapping:
+    """The file as this process has it mapped. LMDB only ever adds to what is: every page that was looked at once."""
+
+    _DROP = 4  # MADV_DONTNEED: pages of a file that is mapped for reading come back when they are looked at
+
+    def __init__(self, path: Path) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._start, self._length = _mapped_at(path)
+
+    def bound(self) -> None:
+        """Let go of all of it when it has become much."""
+        with open("/proc/self/statm", "rb") as file:
+            shared_pages = int(file.read().split()[2])
+        if shared_pages * mmap.PAGESIZE > MAPPED_BYTES and self._length:
+            self._libc.madvise(ctypes.c_void_p(self._start), ctypes.c_size_t(self._length), self._DROP)
+
+
+def _mapped_at(path: Path) -> tuple[int, int]:
+    """Where a file is mapped, and for how many bytes; nothing where that is not known."""
+    inode = path.stat().st_ino
+    with open("/proc/self/maps") as file:
+        for line in file:
+            fields = line.split(maxsplit=5)
+            if int(fields[4]) == inode and fields[5].rstrip().endswith(DATA_FILE):
+                start, stop = (int(end, 16) for end in fields[0].split("-"))
+                return start, stop - start
+    return 0, 0
 
 
 def _missing_commit(path: Path) -> list[str]:

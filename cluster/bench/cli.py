@@ -149,6 +149,29 @@ def read(sizes: tuple[int, ...], clients: tuple[int, ...], seconds: float, plot:
     show(measured, in_words(measured), as_json)
 
 
+@bench.command("large")
+@click.option(
+    "--size",
+    type=click.IntRange(64, 100_000),
+    default=1024,
+    show_default=True,
+    metavar="MIB",
+    help="Length of the file.",
+)
+@json_option
+def large(size: int, as_json: bool) -> None:
+    """How fast a large file goes in and comes out, also when that is killed twice each way; takes about two minutes.
+
+    Starts a ring of four in the temporary directory, which takes twelve times as much room as the file, and stops it
+    again.
+    """
+    from cluster.bench.large import in_words
+    from cluster.bench.large import large as measure
+
+    measured = measure(size * 1024 * 1024, say=lambda line: click.echo(line, err=True))
+    show(measured, in_words(measured), as_json)
+
+
 @bench.command("recovery")
 @click.option(
     "--seconds",

@@ -29,7 +29,7 @@ from cluster.sim.server import Server
 from pond.model.tables import BLOCKS
 from pond.model.version import Outcome, Status, decode_outcome
 from pond.node.ring import ToClient
-from pond.protocol import Answered, BlocksHeld, PutBlocks, Question
+from pond.protocol import Answered, BlocksHeld, BlocksKept, KeepBlocks, PutBlocks, Question
 
 
 class Violation(Exception):
@@ -242,10 +242,15 @@ class Watch:
 
     def asked(self, server: Server, client: int, question: Question) -> None:
         """Remember which blocks a client's question brings."""
-        if isinstance(question, PutBlocks) and server.identity not in self._faulty:
-            service = server.core.replica._service
-            guids = [service.body_digest(block) for block in question.blocks]
-            self._memory[server.identity].asked_to_hold[client, question.ask] = guids
+        if server.identity in self._faulty:
+            return
+        asked_to_hold = self._memory[server.identity].asked_to_hold
+        match question:
+            case PutBlocks(ask, blocks):
+                service = server.core.replica._service
+                asked_to_hold[client, ask] = [service.body_digest(block) for block in blocks]
+            case KeepBlocks(ask, guids):
+                asked_to_hold[client, ask] = list(guids)
 
     def certified(self, server: Server, effect: NewCertificate) -> None:
         """Certificates are valid, and never older than the one before."""
@@ -285,6 +290,11 @@ class Watch:
                         memory = self._memory[server.identity]
                         assert isinstance(client, int)
                         memory.held.update(memory.asked_to_hold.pop((client, ask), ()))
+                    case BlocksKept(ask, kept):
+                        memory = self._memory[server.identity]
+                        assert isinstance(client, int)
+                        asked = memory.asked_to_hold.pop((client, ask), ())
+                        memory.held.update(guid for guid, held in zip(asked, kept, strict=False) if held)
             case Send(_, message) | Broadcast(message):
                 self._check_message(server, message)
 

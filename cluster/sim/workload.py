@@ -18,8 +18,9 @@ from cluster.sim.network import Network
 from cluster.sim.trace import Trace
 from cluster.sim.watch import Violation, Watch
 from pond.client.asking import Asker, Burst, Deadline
-from pond.client.blocks import BLOCK, NODE, Fetcher, Upload
+from pond.client.blocks import BLOCK, NODE, Fetcher
 from pond.client.ring import Ran, RingClient, Seen
+from pond.client.upload import Upload
 from pond.errors import TimedOut, Unavailable
 from pond.model import names, tree, update
 from pond.model.block import BlockRef, Run, bguid, to_runs
@@ -240,7 +241,7 @@ class Client:
         )
 
     async def _submit(self, aguid: bytes, operation: bytes, blocks: list[bytes], deadline: Deadline) -> Ran:
-        upload = Upload(self._asker, self._around.membership.quorum, deadline)
+        upload = Upload(self._asker, self._fetcher, self._around.membership.quorum, deadline)
         try:
             for block in blocks:
                 await upload.add(block, bguid(block))
@@ -251,7 +252,7 @@ class Client:
 
     def _supplier(self, upload: Upload) -> Callable[[int], object]:
         def supply(server: int) -> object:
-            return self._kernel.create_task(upload.supply(server, self._fetcher))
+            return self._kernel.create_task(upload.supply(server))
 
         return supply
 

@@ -27,6 +27,8 @@ class Written(Answer, frozen=True, kw_only=True):
     time: str
     status: str
     """`committed`, or `deleted` after `rm`: ordered, and proved by the ring's signature."""
+    resumed: int = 0
+    """Bytes that were not sent, as servers held them from an attempt that was broken off."""
 
 
 class SignedStatement(Answer, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """Files that users name: inputs that have to be there, and outputs that appear as a whole or not at all."""
 
+import fcntl
 import io
 import os
 import secrets
@@ -9,7 +10,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -20,6 +21,10 @@ from pond.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+
+KEPT_BYTES = 16 * 1024 * 1024
+"""What is left of an output that was broken off, at least: less is quickly read again, and no file is left for it."""
 
 
 @contextmanager
@@ -133,6 +138,51 @@ def new_file(path: str) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def resumed_output(path: str | None) -> Iterator[tuple[BinaryIO, bool]]:
+    """As output, and whether an earlier attempt has left something in the file, to be checked and gone on with.
+
+    After a failure what is in it is left again, if that is much, and unless another command writes the same file.
+    """
+    place = Path(os.path.realpath(path or "-"))
+    partial = place.with_name(f".{place.name[:200]}.part")
+    regular = path is not None and path != "-" and (place.is_file() or not place.exists())
+    file = _partial(partial) if regular else None
+    if file is None:
+        with output(path) as file:
+            yield file, False
+        return
+    try:
+        with file:
+            yield file, os.fstat(file.fileno()).st_size > 0
+            file.flush()
+            os.fsync(file.fileno())
+            partial.rename(place)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            if partial.stat().st_size < KEPT_BYTES:
+                partial.unlink()
+        raise
+
+
+def _partial(path: Path) -> BinaryIO | None:
+    """Ours alone, and nobody else's idea of a file, however many may write to the directory."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except (OSError, ValueError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.fstat(descriptor)
+        same = os.path.samestat(found, path.stat(follow_symlinks=False))  # not renamed before we had the lock
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1 and same:
+            return open(descriptor, "r+b")
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _open(path: str | Path, flags: int) -> BinaryIO:

@@ -11,13 +11,14 @@ import click
 
 from pond.cli.answers import Event, Exported, SignedStatement, Stat, Verified, Written, human_size, iso, show, table
 from pond.cli.differences import show_difference
-from pond.cli.files import open_input
+from pond.cli.files import open_input, resumed_output
 from pond.cli.files import output as output_file
 from pond.cli.options import (
     VERSION,
     F,
     Progress,
     block_size,
+    byte_range,
     cluster_option,
     json_option,
     key_option,
@@ -35,7 +36,7 @@ from pond.errors import Aborted, NotFound, UsageError, VerificationFailed
 if TYPE_CHECKING:
     from pond.client.objects import ObjectStat
     from pond.client.ring import Consistency
-    from pond.client.sync import Object, Store
+    from pond.client.sync import Object, Store, Update
     from pond.client.target import Version
 
 CONSISTENCIES = ("latest", "any")
@@ -63,7 +64,7 @@ def connected(timeout: float) -> Iterator["Store"]:
         yield store
 
 
-def _written(target: "Object", version: "Version", status: str = "committed") -> Written:
+def _written(target: "Object", version: "Version", status: str = "committed", resumed: int = 0) -> Written:
     return Written(
         name=target.name,
         aguid=target.aguid.hex(),
@@ -72,12 +73,23 @@ def _written(target: "Object", version: "Version", status: str = "committed") ->
         size=version.size,
         time=iso(version.time),
         status=status,
+        resumed=resumed,
     )
+
+
+def _commit(target: "Object", update: "Update", progress: Progress) -> Written:
+    progress.resumed_bytes = lambda: update.resumed_bytes
+    version = update.commit(progress=progress)
+    return _written(target, version, resumed=update.resumed_bytes)
 
 
 def _show_written(answer: Written, as_json: bool) -> None:
     what = f"{answer.name}: version {answer.version}, {human_size(answer.size)}, {answer.time}"
-    show(answer, what if answer.status == "committed" else f"{what}, {answer.status}", as_json)
+    if answer.status != "committed":
+        what += f", {answer.status}"
+    if answer.resumed:
+        what += f", resumed: {human_size(answer.resumed)} were there"
+    show(answer, what, as_json)
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -106,7 +118,11 @@ def put(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Write FILE, or standard input where it is - or left out, as the next version of object NAME."""
+    """Write FILE, or standard input where it is - or left out, as the next version of object NAME.
+
+    When it is broken off, run it again: of a FILE of 16 MiB or more only what the servers do not hold yet is sent. They
+    keep what was sent for two hours.
+    """
     from pond.client import predicates
     from pond.client.target import check_block_size
 
@@ -125,7 +141,7 @@ def put(
         if if_absent:
             update.when(predicates.absent())
         try:
-            answer = _written(target, update.commit(progress=progress))
+            answer = _commit(target, update, progress)
         except Aborted as error:
             raise _put_refused(error, name, if_version, if_absent) from None
     _show_written(answer, as_json)
@@ -152,7 +168,7 @@ def append(name: str, file: str | None, timeout: float, as_json: bool) -> None:
     """Add FILE, or standard input where it is - or left out, to the end of object NAME, whatever that is by then."""
     with open_input(file) as content, connected(timeout) as store, Progress(f"append {name}") as progress:
         target = store.open(name)
-        answer = _written(target, target.append(content, progress=progress))
+        answer = _commit(target, target.update().append(content), progress)
     _show_written(answer, as_json)
 
 
@@ -202,6 +218,14 @@ def rm(name: str, timeout: float, as_json: bool) -> None:
     show_default=True,
     help="latest: no newer version had been acknowledged; any: what the first server proves.",
 )
+@click.option(
+    "--range",
+    "span",
+    type=byte_range,
+    metavar="START..STOP",
+    help="Only bytes from START on and before STOP, as in 1M..2M or 100..; nothing is fetched but the blocks that these"
+    " are in.",
+)
 @_on_store
 def get(
     name: str,
@@ -210,15 +234,49 @@ def get(
     at: datetime | None,
     output: str | None,
     consistency: "Consistency",
+    span: tuple[int, int | None] | None,
     timeout: float,
 ) -> None:
-    """Read the newest version of object NAME, or any other. Every byte is checked against the ring's signature."""
+    """Read the newest version of object NAME, or any other. Every byte is checked against the ring's signature.
+
+    When it is broken off, run it again: if 16 MiB or more had come, they are beside FILE as .FILE.part, and what is
+    right of them is not fetched again.
+    """
     if sum(choice is not None for choice in (version, vguid, at)) > 1:
         raise click.UsageError("--version, --vguid and --at exclude each other: choose one")
-    with output_file(output) as out, connected(timeout) as store, Progress(f"get {name}") as progress:
+    whole = span is None
+    with (
+        resumed_output(output) if whole else _anew(output) as (out, begun),
+        connected(timeout) as store,
+        Progress(f"get {name}") as progress,
+    ):
         target = store.open(name, consistency=consistency)
-        for piece in target.read_stream(version, vguid=vguid, at=at, consistency=consistency, progress=progress):
+        held = 0
+        if begun:
+            # The version is settled first: what is there already and what follows must be of the same one.
+            vguid = target.version(version, vguid=vguid, at=at, consistency=consistency).vguid
+            version = at = None
+            held = target.equal_prefix(out, vguid=vguid, consistency=consistency, progress=progress)
+            out.truncate(held)
+            out.seek(held)
+            progress.resumed_bytes = lambda: held
+        start, stop = span or (held, None)
+        for piece in target.read_stream(
+            version,
+            vguid=vguid,
+            at=at,
+            start=start,
+            stop=stop,
+            consistency=consistency,
+            progress=lambda done, total: progress(held + done, held + total),
+        ):
             out.write(piece)
+
+
+@contextmanager
+def _anew(path: str | None) -> Iterator[tuple[BinaryIO, bool]]:
+    with output_file(path) as file:
+        yield file, False
 
 
 @click.command()

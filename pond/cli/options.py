@@ -141,12 +141,27 @@ def ring_key(value: str) -> bytes:
         raise click.BadParameter(message) from None
 
 
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
 def block_size(value: str) -> int:
     """Bytes, also written like 64K or 1M."""
     found = re.fullmatch(r"(\d{1,12})([kKmM]?)", value)
     if found is None:
         raise click.BadParameter(f"{shown(value)} is no size: write it like 65536, 64K or 1M")
-    return int(found[1]) * {"": 1, "k": 1024, "m": 1024 * 1024}[found[2].lower()]
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def byte_range(value: str) -> tuple[int, int | None]:
+    """Where bytes start and stop, from text like 1M..2M; either may be left out."""
+    found = re.fullmatch(r"(\d{0,18})([kKmMgG]?)\.\.(\d{0,18})([kKmMgG]?)", value)
+    if found is None or (found[2] and not found[1]) or (found[4] and not found[3]):
+        raise click.BadParameter(f"{shown(value)} is no range: write it like 0..4096, 1M..2M or 100..")
+    start = int(found[1] or 0) * _UNITS[found[2].lower()]
+    stop = int(found[3]) * _UNITS[found[4].lower()] if found[3] else None
+    if stop is not None and stop < start:
+        raise click.BadParameter(f"{shown(value)} stops before it starts")
+    return start, stop
 
 
 VERSION = click.IntRange(1, LARGEST_NUMBER)
@@ -178,6 +193,8 @@ class Progress:
         self._began = monotonic()
         self._drawn: float | None = None
         self._length = 0
+        self.resumed_bytes: Callable[[], int] = int
+        """How much of what is done was done before, by an attempt that was broken off."""
 
     def __call__(self, done: int, total: int) -> None:
         """Draw it, unless that was done just now."""
@@ -186,13 +203,16 @@ class Progress:
         if not self._on_terminal or now - last < self.EVERY_SECONDS:
             return
         self._drawn = now
-        rate = done / (now - self._began) / 1e6
+        resumed = self.resumed_bytes()
+        rate = max(0, done - resumed) / (now - self._began) / 1e6
         if total:
             share = min(done / total, 1.0)
             state = f"[{('#' * round(share * self.WIDTH)).ljust(self.WIDTH)}] {share:4.0%}"
         else:
             state = f"{done / 1e6:10.1f} MB"
         line = f"{self._label} {state} {rate:6.1f} MB/s"
+        if resumed:
+            line += f", {resumed / 1e6:.0f} MB were there"
         self._length = max(self._length, len(line))
         click.echo("\r" + line.ljust(self._length), nl=False, err=True)
 

@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -120,6 +120,13 @@ class RoundTrips:
         return min(max(self._least, usual), LONGEST_PATIENCE_SECONDS)
 
 
+class Traffic(NamedTuple):
+    """Bytes of messages between a client and one server, before encryption of the link."""
+
+    sent: int
+    received: int
+
+
 class Asker:
     """Every question of one client, to all servers."""
 
@@ -129,6 +136,8 @@ class Asker:
         """What was dropped or not believed, by reason."""
         self.answer_seconds: list[float] = [inf] * servers
         """How long each server took lately, smoothed; infinity when unknown."""
+        self.traffic = [Traffic(0, 0)] * servers
+        """What went to each server and came from it."""
         self.loop = asyncio.get_running_loop()
         self._suspected_until: list[float] = [0.0] * servers
         self._late: OrderedDict[int, dict[int, float | None]] = OrderedDict()
@@ -184,6 +193,9 @@ class Asker:
     def received(self, burst: Burst) -> None:
         """What servers sent."""
         for server, data in burst:
+            if 0 <= server < self.servers:
+                traffic = self.traffic[server]
+                self.traffic[server] = traffic._replace(received=traffic.received + len(data))
             try:
                 reply = _decoder.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -212,6 +224,8 @@ class Asker:
     def send(self, server: int, data: bytes) -> None:
         """Send to one server, or lose it."""
         if not self._closed:
+            traffic = self.traffic[server]
+            self.traffic[server] = traffic._replace(sent=traffic.sent + len(data))
             self._links.send(server, data)
 
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from bft.secret import Secret
 from pond.client.asking import Deadline
-from pond.client.blocks import BLOCK, Progress, Upload
+from pond.client.blocks import BLOCK, Progress
 from pond.client.content import Place
 from pond.client.ring import Ran
 from pond.client.sealing import Data, Sealer, Source
 from pond.client.target import Target, Version, to_time
+from pond.client.upload import Upload
 from pond.errors import Aborted, NotFound, PermissionRefused, PondError, UsageError, VerificationFailed
 from pond.model import tree, update
 from pond.model.block import BlockRef, to_runs
@@ -23,6 +24,7 @@ from pond.model.tree import TreeRoot
 from pond.model.update import MAX_BLOCK_REFS, Action, Clause, Predicate, UpdateError, VersionIs
 from pond.model.version import MAX_METADATA_BYTES, Metadata, Reason, Status
 from pond.protocol import Latest
+from tapestry.guid import GUID
 
 MAX_METADATA = MAX_METADATA_BYTES - 16
 """Bytes of metadata before encryption, at most."""
@@ -87,7 +89,7 @@ class Update:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._clauses = [_Clause()]
-        self._committed = False
+        self._commit: _Commit | None = None
 
     # --- what is to change -----------------------------------------------------------------------------------------
 
@@ -152,16 +154,20 @@ class Update:
 
     async def commit(self, *, timeout: float | None = None, progress: Progress | None = None) -> Version:
         """Do it; returns the version made. Raises Aborted, PermissionRefused, NotFound, TimedOut, Unavailable."""
-        if self._committed:
+        if self._commit is not None:
             raise UsageError("this update has been committed: build another")
         if not all(clause.steps for clause in self._clauses):
             raise UsageError("this update changes nothing: say what it writes, e.g. update().append(data)")
-        self._committed = True
-        commit = _Commit(self._target, self._clauses, self._target.context.deadline(timeout), progress)
+        commit = self._commit = _Commit(self._target, self._clauses, self._target.context.deadline(timeout), progress)
         try:
             return await commit.run()
         finally:
             await commit.end()
+
+    @property
+    def resumed_bytes(self) -> int:
+        """How much was not sent, so far, since servers hold it from an attempt that was broken off."""
+        return self._commit.resumed_bytes if self._commit is not None else 0
 
 
 class _Commit:
@@ -178,13 +184,19 @@ class _Commit:
         self._uploads: list[Upload] = []
         self._supplying: dict[int, asyncio.Task[None]] = {}
 
+    @property
+    def resumed_bytes(self) -> int:
+        """How much servers held already, of the ciphertext."""
+        return sum(upload.resumed_bytes for upload in self._uploads)
+
     async def run(self) -> Version:
         sources = [step.source for clause in self._clauses for step in clause.steps if isinstance(step, _Put)]
         hint = max([await source.size_hint() for source in sources], default=0)
         block_size = await self._target.block_size(hint, self._deadline)
         total = sum(source.size_bytes or 0 for source in sources)
         sealer = self._sealer(block_size, total)
-        refs = {id(source): await sealer.content(source, self._deadline) for source in sources}
+        upon = await self._newest() if any(source.resumable for source in sources) else bytes(32)
+        refs = {id(source): await sealer.repeatable(source, upon, self._deadline, self._progress) for source in sources}
         own_bodies = await self._uploads[0].finish()
         while True:
             # What depends on the content is built anew, under a new salt, for each version that it is tried upon.
@@ -230,10 +242,17 @@ class _Commit:
     def _sealer(self, block_size: int, total_bytes: int) -> Sealer:
         context = self._context
         progress = self._progress if not self._uploads else None
-        upload = Upload(context.asker, context.ring.membership.quorum, self._deadline, progress, total_bytes)
+        upload = Upload(
+            context.asker, context.fetcher, context.ring.membership.quorum, self._deadline, progress, total_bytes
+        )
         self._uploads.append(upload)
         key: Secret = self._target.read_keys[self._target.epoch]
         return Sealer(self._target.aguid, key, self._target.epoch, block_size, upload, context.random_bytes)
+
+    async def _newest(self) -> GUID:
+        """The VGUID of the newest version."""
+        seen = await self._target.see(Latest(), "latest", self._deadline)
+        return seen.record.vguid if seen.record is not None else bytes(32)
 
     def _supply(self, server: int) -> None:
         """Bring a server what it says it lacks."""
@@ -244,7 +263,7 @@ class _Commit:
     async def _supply_all(self, server: int) -> None:
         for upload in self._uploads:
             if upload.sent_ahead:
-                await upload.supply(server, self._context.fetcher)
+                await upload.supply(server)
 
     # --- building --------------------------------------------------------------------------------------------------
 

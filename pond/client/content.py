@@ -12,9 +12,10 @@ from typing import NamedTuple, TypeVar
 from bft.secret import Secret
 from pond.client.asking import Deadline
 from pond.client.blocks import NODE, Fetcher, Progress, Wanted
+from pond.client.sealing import Source
 from pond.errors import UsageError, VerificationFailed
 from pond.model import tree
-from pond.model.block import BlockError, BlockRef, unseal
+from pond.model.block import BlockRef, is_content, unseal
 from pond.model.encryption import OVERHEAD_BYTES, DecryptionError, Decryptor
 from pond.model.tree import Load, TreeError, TreeRoot
 from pond.model.version import VersionRoot
@@ -208,6 +209,22 @@ class Snapshot:
                 yield piece
                 deadline.extend()  # whoever takes the pieces may take its time
 
+    async def equal_prefix(self, source: Source, deadline: Deadline, progress: Progress | None) -> int:
+        """How many bytes of the source, from its start and in whole blocks, are the content's."""
+        done = 0
+        async for place in self._nodes.places(self.root.content, deadline):
+            plaintext = await source.take(place.ref.length)
+            try:
+                if not is_content(self._decryptor, place.ref, plaintext):
+                    break
+            except DecryptionError as error:
+                raise VerificationFailed(str(error)) from None
+            done += len(plaintext)
+            deadline.extend()
+            if progress is not None:
+                progress(done, self.size)
+        return done
+
     def metadata(self) -> bytes | None:
         """What the owner keeps beside the content."""
         kept = self.root.metadata
@@ -220,10 +237,10 @@ class Snapshot:
 
 
 def unseal_block(decryptor: Decryptor, ref: BlockRef, ciphertext: bytes) -> bytes:
-    """Decrypt a block. Raises VerificationFailed."""
+    """Decrypt a block that was fetched, and so is checked against its name. Raises VerificationFailed."""
     try:
         return unseal(decryptor, ref, ciphertext)
-    except (BlockError, DecryptionError) as error:
+    except DecryptionError as error:
         raise VerificationFailed(f"{error}: the object was written with another read key, or is damaged") from None
 
 

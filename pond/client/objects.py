@@ -15,13 +15,13 @@ from bft.membership import Membership
 from bft.merkle import leaf_hash
 from bft.secret import Secret
 from bft.signatures import Ed25519Signer, Ed25519Verifier, Signer, Verifier
-from pond.client.asking import Asker, Deadline, MakeLinks
+from pond.client.asking import Asker, Deadline, MakeLinks, Traffic
 from pond.client.blocks import EITHER, Fetcher, Progress
 from pond.client.changes import Update
 from pond.client.content import ChangedRange, Nodes, Snapshot
 from pond.client.directory import Directory, check
 from pond.client.ring import Consistency, Event, RingClient, Seen
-from pond.client.sealing import Data
+from pond.client.sealing import Data, Source
 from pond.client.target import Context, Target, Version, select, to_time, to_version
 from pond.errors import NotFound, UsageError, VerificationFailed
 from pond.model.bundle import BundleWriter
@@ -167,6 +167,25 @@ class Object:
         async with aclosing(snapshot.stream(start, stop, deadline, progress)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def equal_prefix(
+        self,
+        data: Data,
+        version: int | None = None,
+        *,
+        at: datetime | None = None,
+        vguid: bytes | str | None = None,
+        consistency: Consistency = "latest",
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """How many bytes of `data`, from its start and in whole blocks, a version has too: no block is fetched for it.
+
+        So what is left of a read that was broken off need not be read again, and is checked as what is read is.
+        """
+        deadline = self._context.deadline(timeout)
+        snapshot, _ = await self._snapshot(version, at, vguid, consistency, deadline)
+        return await snapshot.equal_prefix(Source(data), deadline, progress)
 
     async def open(
         self,
@@ -418,6 +437,11 @@ class Store:
     def dropped(self) -> dict[str, int]:
         """How many answers of servers were not believed, by reason."""
         return dict(self._context.asker.counters)
+
+    @property
+    def traffic(self) -> list[Traffic]:
+        """How many bytes went to each server and came from it."""
+        return list(self._context.asker.traffic)
 
     def close(self) -> None:
         """Free the links."""

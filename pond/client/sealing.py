@@ -1,15 +1,18 @@
 """Plaintext from wherever it is, cut into blocks, encrypted, and sent ahead: in bounded memory, however much it is."""
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from functools import partial
+from hashlib import sha256
 from typing import BinaryIO, TypeAlias
 
 from bft.secret import Secret
 from pond.client.asking import Deadline
-from pond.client.blocks import Upload
+from pond.client.blocks import Progress
+from pond.client.upload import Upload
 from pond.errors import UsageError
 from pond.model.block import BlockRef, seal
-from pond.model.encryption import SALT_BYTES, UpdateCipher
+from pond.model.encryption import SALT_BYTES, UpdateCipher, repeatable_salt
 from pond.model.update import MAX_BLOCK_REFS
 from pond.model.version import Metadata
 from tapestry.guid import GUID
@@ -19,6 +22,9 @@ PEEK_BYTES = 1024 * 1024
 
 MANY_BYTES = 64 * 1024 * 1024
 """What a stream that is longer than that is taken for."""
+
+RESUMED_FROM_BYTES = 16 * 1024 * 1024
+"""Content from this length on is read twice where it can be, so that an upload of it that is broken off can go on."""
 
 Data: TypeAlias = "bytes | bytearray | memoryview | BinaryIO | AsyncIterable[bytes]"
 """Content: bytes, a binary file that is read from where it stands, or pieces of bytes that arrive."""
@@ -34,15 +40,20 @@ class Source:
         self._pieces: AsyncIterator[bytes] | None = None
         self._start: list[bytes] = []
         self.size_bytes: int | None = None
+        self._rewind: Callable[[], object] | None = None
         if isinstance(data, bytes | bytearray | memoryview):
             self._start = [bytes(data)]
             self.size_bytes = len(self._start[0])
+            self._rewind = bool
         elif isinstance(data, AsyncIterable):
             self._pieces = aiter(data)
             self.size_bytes = getattr(data, "size_bytes", None)
+            self._rewind = getattr(data, "rewind", None)
         elif hasattr(data, "read"):
             self._read = data.read
             self.size_bytes = rest_of(data)
+            if self.size_bytes is not None:
+                self._rewind = partial(data.seek, data.tell())
         else:
             raise UsageError(f"content is bytes or a file opened in binary mode, not {type(data).__name__}")
 
@@ -59,6 +70,24 @@ class Source:
                 held += len(piece)
             return MANY_BYTES
         return self.size_bytes
+
+    @property
+    def resumable(self) -> bool:
+        """Whether an upload of it can go on after it was broken off, and is worth that."""
+        return self._rewind is not None and (self.size_bytes or 0) >= RESUMED_FROM_BYTES
+
+    async def digests(self, size_bytes: int, deadline: Deadline, progress: Progress | None) -> list[bytes]:
+        """SHA-256 of each block to come; none of what is not resumable."""
+        if not self.resumable or self._rewind is None:
+            return []
+        found: list[bytes] = []
+        async for block in self.blocks(size_bytes):
+            found.append(sha256(block).digest())
+            deadline.extend()
+            if progress is not None:
+                progress(0, self.size_bytes or 0)
+        self._rewind()
+        return found
 
     async def blocks(self, size_bytes: int) -> AsyncIterator[bytes]:
         """All of it in pieces of this size, only the last of which may be shorter."""
@@ -78,6 +107,16 @@ class Source:
                 if held:
                     yield bytes(held)
                 return
+
+    async def take(self, size_bytes: int) -> bytes:
+        """The next bytes, fewer only at the end."""
+        parts, count = self._start, sum(map(len, self._start))
+        while count < size_bytes and (piece := await self._more(size_bytes - count)):
+            parts.append(piece)
+            count += len(piece)
+        data = b"".join(parts)
+        self._start = [data[size_bytes:]]
+        return data[:size_bytes]
 
     async def _more(self, size_bytes: int) -> bytes:
         if self._read is not None:
@@ -106,7 +145,8 @@ def rest_of(file: BinaryIO) -> int | None:
 class Sealer:
     """Encrypts what one update carries and hands it to an upload.
 
-    Whatever is built anew needs a new one, which has a new salt (rule 6).
+    Whatever is built anew needs a new one, which has a new salt (rule 6). Content that is the same as in an attempt
+    that was broken off may have the salt that it had there.
     """
 
     def __init__(
@@ -118,12 +158,29 @@ class Sealer:
         upload: Upload,
         random_bytes: Callable[[int], bytes],
     ) -> None:
+        self._aguid = aguid
+        self._read_key = read_key
+        self._epoch = epoch
         self._cipher = UpdateCipher(read_key, epoch, aguid, random_bytes(SALT_BYTES))
         self._block_size = block_size
         self._upload = upload
 
-    async def content(self, source: Source, deadline: Deadline) -> list[BlockRef]:
-        """References to the blocks of a source."""
+    async def repeatable(
+        self, source: Source, base: GUID, deadline: Deadline, progress: Progress | None
+    ) -> list[BlockRef]:
+        """References to the blocks of a source, which servers may hold from an earlier attempt to write it upon the
+        version `base`."""
+        digests = await source.digests(self._block_size, deadline, progress)
+        if not digests:
+            return await self.content(source, deadline)
+        salt = repeatable_salt(self._read_key, self._aguid, base, self._block_size, digests)
+        cipher = UpdateCipher(self._read_key, self._epoch, self._aguid, salt)
+        return await self.content(source, deadline, cipher, digests)
+
+    async def content(
+        self, source: Source, deadline: Deadline, cipher: UpdateCipher | None = None, digests: Sequence[bytes] = ()
+    ) -> list[BlockRef]:
+        """References to the blocks of a source; `cipher` is for those that begin with these digests, and no other."""
         refs: list[BlockRef] = []
         async for plaintext in source.blocks(self._block_size):
             if len(refs) == MAX_BLOCK_REFS:
@@ -131,8 +188,10 @@ class Sealer:
                     f"one update carries at most {MAX_BLOCK_REFS} blocks of {self._block_size} bytes: write the rest"
                     " with append, or create the object with a larger block size"
                 )
-            ciphertext, ref = seal(self._cipher, plaintext)
-            await self._upload.add(ciphertext, ref.bguid)
+            if cipher is not None and (len(refs) >= len(digests) or sha256(plaintext).digest() != digests[len(refs)]):
+                cipher = None  # somebody writes to the file: what follows is other content than the salt is for
+            ciphertext, ref = seal(cipher or self._cipher, plaintext)
+            await self._upload.add(ciphertext, ref.bguid, perhaps_there=cipher is not None)
             refs.append(ref)
             deadline.extend()
         return refs

@@ -15,15 +15,16 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from bft.secret import Secret
 from pond.client import aio, changes, objects
+from pond.client.asking import Traffic
 from pond.client.blocks import Progress
 from pond.client.content import ChangedRange
+from pond.client.feeds import Data, Request, fed, source_of
 from pond.client.objects import TIMEOUT_SECONDS, ExportReport, LogEntry, ObjectStat
 from pond.client.ring import Consistency
-from pond.client.sealing import rest_of
 from pond.client.target import Version
 from pond.errors import UsageError
 from pond.model.update import Predicate
@@ -32,13 +33,8 @@ from pond.protocol import ServerStatus
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-READ_BYTES = 1024 * 1024
-"""How much of a file is read at a time."""
-
 CLOSE_SECONDS = 2.0
 """How long closing may take before the thread is left to end with the process."""
-
-Data: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
 
 T = TypeVar("T")
 
@@ -122,60 +118,6 @@ def _shut_down(
     thread.join(CLOSE_SECONDS)
 
 
-# --- files that the calling thread reads -------------------------------------------------------------------------
-
-_Request: TypeAlias = "tuple[_Feed, asyncio.Future[bytes]] | None"
-
-
-class _Feed:
-    """A file as the core sees it: pieces, read by the thread that called, whenever the core asks for one."""
-
-    def __init__(self, file: BinaryIO, requests: "queue.SimpleQueue[_Request]") -> None:
-        self.size_bytes = rest_of(file)
-        self._file = file
-        self._requests = requests
-
-    def __aiter__(self) -> "_Feed":
-        return self
-
-    async def __anext__(self) -> bytes:
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._requests.put((self, answer))
-        data = await answer
-        if not data:
-            raise StopAsyncIteration
-        return data
-
-    def read(self) -> bytes:
-        """In the calling thread."""
-        data = self._file.read(READ_BYTES)
-        if data is not None and not isinstance(data, bytes | bytearray | memoryview):
-            raise UsageError("the file is open in text mode: open it with mode 'rb'")
-        return bytes(data or b"")
-
-
-def _serve_feeds(loop: asyncio.AbstractEventLoop, requests: "queue.SimpleQueue[_Request]") -> None:
-    """Read what the core asks for until it asks for nothing more."""
-    while (request := requests.get()) is not None:
-        feed, answer = request
-        try:
-            data = feed.read()
-        except Exception as error:
-            loop.call_soon_threadsafe(_refuse, answer, error)
-        else:
-            loop.call_soon_threadsafe(_give, answer, data)
-
-
-def _give(answer: "asyncio.Future[bytes]", data: bytes) -> None:
-    if not answer.done():
-        answer.set_result(data)
-
-
-def _refuse(answer: "asyncio.Future[bytes]", error: Exception) -> None:
-    if not answer.done():
-        answer.set_exception(error)
-
-
 # --- the face ----------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +127,7 @@ class Update:
     def __init__(self, runner: Runner, core: changes.Update) -> None:
         self._runner = runner
         self._core = core
-        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
 
     def when(self, *predicates: Predicate) -> "Update":
         """Only if these hold."""
@@ -199,12 +141,12 @@ class Update:
 
     def write(self, data: Data) -> "Update":
         """This becomes the whole content."""
-        self._core.write(self._source(data))
+        self._core.write(source_of(data, self._requests))
         return self
 
     def append(self, data: Data) -> "Update":
         """This follows the content."""
-        self._core.append(self._source(data))
+        self._core.append(source_of(data, self._requests))
         return self
 
     def truncate(self, size_bytes: int) -> "Update":
@@ -239,21 +181,12 @@ class Update:
 
     def commit(self, *, timeout: float | None = None, progress: Progress | None = None) -> Version:
         """Do it; returns the version made. Raises Aborted, PermissionRefused, NotFound, TimedOut, Unavailable."""
-        future = self._runner.start(self._core.commit(timeout=timeout, progress=progress))
-        future.add_done_callback(lambda _: self._requests.put(None))
-        try:
-            _serve_feeds(self._runner.loop, self._requests)
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return fed(self._runner, self._core.commit(timeout=timeout, progress=progress), self._requests)
 
-    def _source(self, data: Data) -> "bytes | bytearray | memoryview | _Feed":
-        if isinstance(data, bytes | bytearray | memoryview):
-            return data
-        if not hasattr(data, "read"):
-            raise UsageError(f"content is bytes or a file opened in binary mode, not {type(data).__name__}")
-        return _Feed(data, self._requests)
+    @property
+    def resumed_bytes(self) -> int:
+        """How much was not sent, so far, since servers hold it from an attempt that was broken off."""
+        return self._core.resumed_bytes
 
 
 class Object:
@@ -358,6 +291,33 @@ class Object:
         finally:
             with contextlib.suppress(RuntimeError):  # interrupted: its task is being cancelled, and closes it
                 self._runner.run(pieces.aclose())
+
+    def equal_prefix(
+        self,
+        data: Data,
+        version: int | None = None,
+        *,
+        at: datetime | None = None,
+        vguid: bytes | str | None = None,
+        consistency: Consistency = "latest",
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """How many bytes of `data`, from its start and in whole blocks, a version has too: no block is fetched for it.
+
+        So what is left of a read that was broken off need not be read again, and is checked as what is read is.
+        """
+        requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        work = self._core.equal_prefix(
+            source_of(data, requests),
+            version,
+            at=at,
+            vguid=vguid,
+            consistency=consistency,
+            timeout=timeout,
+            progress=progress,
+        )
+        return fed(self._runner, work, requests)
 
     def open(
         self,
@@ -489,6 +449,11 @@ class Store:
     def dropped(self) -> dict[str, int]:
         """How many answers of servers were not believed, by reason."""
         return self._core.dropped
+
+    @property
+    def traffic(self) -> list[Traffic]:
+        """How many bytes went to each server and came from it."""
+        return self._core.traffic
 
     def create(self, name: str, *, block_size: int | None = None, timeout: float | None = None) -> Object:
         """The object of this name, with a new entry in the owner's directory unless it has one.

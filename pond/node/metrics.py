@@ -64,6 +64,12 @@ class Metrics:
         self._messages = _Messages()
         self.registry.register(self._messages)
         self.message = self._messages.count
+        self.client_bytes = Counter(
+            "pond_client_bytes",
+            "Bytes of messages with clients (in, out)",
+            ["direction"],
+            registry=self.registry,
+        )
         self.rejected = Counter(
             "pond_rejected", "Messages and requests that were dropped, by reason", ["reason"], registry=self.registry
         )

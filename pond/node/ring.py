@@ -38,8 +38,10 @@ from pond.protocol import (
     Answered,
     Blocks,
     BlocksHeld,
+    BlocksKept,
     GetBlocks,
     GetStatus,
+    KeepBlocks,
     Overloaded,
     PutBlocks,
     Question,
@@ -127,6 +129,8 @@ class RingServer:
                 return self._translate(self.replica.step(Requested(_Asker(client, ask), request, now)))
             case PutBlocks(ask, blocks):
                 return self._on_put_blocks(client, ask, blocks, now, account_of(key))
+            case KeepBlocks(ask, guids):
+                return self._on_keep_blocks(client, ask, guids, now)
             case GetBlocks(ask, guids):
                 return [ToClient(client, Blocks(ask, self._blocks(guids)))]
             case ReadObject():
@@ -257,6 +261,13 @@ class RingServer:
         arrived = self.replica.bodies_arrived(writes, now)
         self.uploads.count(writes)
         return [Persist(writes), ToClient(client, BlocksHeld(ask)), *self._translate(arrived)]
+
+    def _on_keep_blocks(self, client: object, ask: int, guids: list[bytes], now: AgreedTime) -> list[Effect | ToClient]:
+        held, writes = self.uploads.keep(guids, now)
+        answer = ToClient(client, BlocksKept(ask, [guid in held for guid in guids]))
+        arrived = self.replica.bodies_arrived(writes, now)
+        self.uploads.count(writes)
+        return [Persist(writes), answer, *self._translate(arrived)]  # what came with an update may not be synced yet
 
     def _sweep_uploads(self, now: AgreedTime) -> list[Effect | ToClient]:
         writes = self.uploads.sweep(now, self.replica.named_bodies)

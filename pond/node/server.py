@@ -353,6 +353,7 @@ class Server:
 
     def _on_clients(self, burst: list[tuple[bytes, str, bytes]]) -> None:
         now = wall_clock()
+        self._metrics.client_bytes.labels("in").inc(sum(len(data) for _, _, data in burst))
         for client, key, data in burst:
             try:
                 question = _questions.decode(data)
@@ -407,7 +408,9 @@ class Server:
             case ToClient(client, reply):
                 self._sent(reply)
                 assert isinstance(client, bytes)
-                self._clients.send(client, _encode(reply))
+                data = _encode(reply)
+                self._metrics.client_bytes.labels("out").inc(len(data))
+                self._clients.send(client, data)
 
     def _sent(self, message: object) -> None:
         self._metrics.message(type(message), "out")

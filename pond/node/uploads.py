@@ -4,8 +4,12 @@ Such a block has a mark, which says since when it waits and on whose account. It
 names the block has committed. Marks of the same time stand together in a second table, so that what has waited too long
 is found without looking at the rest.
 
-    uploads           bguid                        since when (microseconds, 8 bytes), account (2 bytes)
+    uploads           bguid                        since when (microseconds, 8 bytes), account (2 bytes); and since when
+                                                   its bytes are here (8 bytes), where that is longer ago
     uploads-by-time   since when, account, bguid   nothing
+
+An upload that was broken off goes on by name: whoever names a block makes it wait anew, so that none is gone before the
+update that needs it. Not for ever, and not again and again: names cost their sender little, and are written down here.
 """
 
 import hashlib
@@ -30,6 +34,14 @@ UPLOAD_SECONDS = 7200
 """How long a block waits for an update to commit with it. Longer than the log keeps an idle ring's batches, so that a
 server that catches up from the log still finds the blocks of updates that came to nothing."""
 
+RENEW_SECONDS = UPLOAD_SECONDS / 4
+"""A block that has waited for less is not made to wait anew when it is named: so it stays for three times as long at
+least, and naming it again and again makes a server write nothing."""
+
+NAMED_SECONDS = 86400
+"""How long a block can be made to wait by its name alone; then its bytes must come again. Else a few names an hour
+would hold the room for uploads for ever."""
+
 SWEEP_SECONDS = 60.0
 SWEEP_SOON_SECONDS = 1.0
 """How often old blocks are let go of: those that came within SWEEP_SECONDS, so that a sweep takes as long as taking
@@ -37,6 +49,8 @@ them did, also after a long absence; then the next follows soon."""
 
 FEW = 1000
 """A sweep that finds less makes the next one take twice the time together."""
+
+MARK_BYTES = 10
 
 NOBODY = b"\x00\x00"
 """The account of blocks that came with an update, through the ring."""
@@ -56,12 +70,23 @@ def marked(name: Digest, time: AgreedTime, account: bytes = NOBODY) -> tuple[Wri
 
 def unmarked(name: Digest, mark: bytes) -> tuple[Write, ...]:
     """A block with this mark waits no longer."""
-    return (Write(UPLOADS, name, None), Write(UPLOADS_BY_TIME, mark + name, None))
+    return (Write(UPLOADS, name, None), Write(UPLOADS_BY_TIME, mark[:MARK_BYTES] + name, None))
 
 
 def marked_anew(name: Digest, mark: bytes, time: AgreedTime) -> tuple[Write, ...]:
     """A block with this mark waits from now on, on the same account."""
-    return (*unmarked(name, mark), *marked(name, time, mark[8:]))
+    return (*unmarked(name, mark), *marked(name, time, mark[8:MARK_BYTES]))
+
+
+def _renewed(name: Digest, mark: bytes, time: AgreedTime) -> tuple[Write, ...]:
+    """The same, remembering since when its bytes are here."""
+    since = time.to_bytes(8, "big") + mark[8:MARK_BYTES]
+    arrived = mark[MARK_BYTES:] or mark[:8]
+    return (
+        *unmarked(name, mark),
+        Write(UPLOADS, name, since + arrived),
+        Write(UPLOADS_BY_TIME, since + name, b""),
+    )
 
 
 class Uploads:
@@ -120,6 +145,22 @@ class Uploads:
         self._spare_bytes -= sum(len(block) for block in fresh.values())
         return writes
 
+    def keep(self, names: list[Digest], now: AgreedTime) -> tuple[set[Digest], tuple[Write, ...]]:
+        """Which of these blocks are here and will be for most of UPLOAD_SECONDS, and the writes that make it so."""
+        held: set[Digest] = set()
+        writes: list[Write] = []
+        for name in dict.fromkeys(names):
+            if self._disk.size(BLOCKS, name) is None:
+                continue
+            mark = self._disk.get(UPLOADS, name)
+            if mark is not None and now - int.from_bytes(mark[:8], "big") > RENEW_SECONDS * 1e6:
+                arrived = int.from_bytes(mark[MARK_BYTES:] or mark[:8], "big")
+                if now - arrived > NAMED_SECONDS * 1e6:
+                    continue
+                writes += _renewed(name, mark, now)
+            held.add(name)
+        return held, tuple(writes)
+
     def count(self, writes: tuple[Write, ...]) -> None:
         """Marks come and go with these writes; the blocks are still, or already, there to be measured."""
         for table, key, value in writes:
@@ -137,8 +178,8 @@ class Uploads:
         kept = named() if marks else set()
         writes: list[Write] = []
         for key in marks:
-            mark, name = key[:10], key[10:]
-            if self._disk.get(UPLOADS, name) != mark:
+            mark, name = key[:MARK_BYTES], key[MARK_BYTES:]
+            if (self._disk.get(UPLOADS, name) or b"")[:MARK_BYTES] != mark:
                 writes.append(Write(UPLOADS_BY_TIME, key, None))  # it waits no longer, or since another time
             elif name not in kept:
                 writes += [Write(BLOCKS, name, None), *unmarked(name, mark)]
@@ -146,6 +187,6 @@ class Uploads:
         return tuple(writes)
 
     def _add(self, key: bytes, times: int) -> None:
-        cost = times * ((self._disk.size(BLOCKS, key[10:]) or 0) + UPLOAD_COST_BYTES)
+        cost = times * ((self._disk.size(BLOCKS, key[MARK_BYTES:]) or 0) + UPLOAD_COST_BYTES)
         self.held_bytes += cost
-        self._held[key[8:10]] += cost
+        self._held[key[8:MARK_BYTES]] += cost

@@ -24,6 +24,7 @@ from pond.protocol import (
     AtTime,
     GetBlocks,
     GetStatus,
+    KeepBlocks,
     Latest,
     PutBlocks,
     Question,
@@ -146,6 +147,7 @@ QUESTIONS: list[Question] = [
     ReadObject(3, bytes(32), AtTime(2**63 - 1), True),
     ReadHistory(4, bytes(32), 2**63 - 1, 4096),
     PutBlocks(5, [b"x"]),
+    KeepBlocks(6, [bytes(32)] * 1024),
     GetStatus(2**63 - 1),
 ]
 

@@ -73,7 +73,7 @@ def test_log_has_the_promised_keys_and_the_abort(ring, notes):
 
 def test_written_versions_have_the_promised_keys(ring):
     first = answer(ring, "put", "keys", stdin=b"1")
-    assert set(first) == {"name", "aguid", "version", "vguid", "size", "time", "status"}
+    assert set(first) == {"name", "aguid", "version", "vguid", "size", "time", "status", "resumed"}
     assert (first["name"], first["version"], first["size"], first["status"]) == ("keys", 1, 1, "committed")
     assert answer(ring, "append", "keys", stdin=b"2")["size"] == 2
     restored = answer(ring, "restore", "keys", "1")

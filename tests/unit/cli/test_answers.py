@@ -56,6 +56,16 @@ def test_progress_is_drawn_and_taken_away(monkeypatch, total):
     assert drawn.endswith(" \r")
 
 
+def test_progress_tells_what_was_there_already(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(options.Progress, "AFTER_SECONDS", 0.0)
+    with options.Progress("put notes") as progress:
+        progress.resumed_bytes = lambda: 150_000_000
+        progress(150_000_000, 200_000_000)
+    assert " 75%    0.0 MB/s, 150 MB were there" in terminal.getvalue()
+
+
 def test_progress_of_quick_work_or_without_a_terminal_is_silent(monkeypatch):
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr(sys, "stderr", stream)

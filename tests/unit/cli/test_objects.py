@@ -28,9 +28,14 @@ class FakeUpdate:
     def __init__(self, target):
         self.target = target
         self.predicates = []
+        self.resumed_bytes = 0
 
     def write(self, content):
         self.content = content.read()
+        return self
+
+    def append(self, content):
+        self.content = (self.target.contents[-1] if self.target.contents else b"") + content.read()
         return self
 
     def when(self, predicate):
@@ -38,6 +43,7 @@ class FakeUpdate:
         return self
 
     def commit(self, progress=None):
+        self.resumed_bytes = self.target.resumed_bytes
         self.target.asked.append(self.predicates)
         return self.target.add(self.content)
 
@@ -46,6 +52,7 @@ class FakeObject:
     """Keeps its versions in a list."""
 
     aguid = b"\xaa" * 32
+    resumed_bytes = 0
 
     def __init__(self, name):
         self.name = name
@@ -63,15 +70,12 @@ class FakeObject:
     def update(self):
         return FakeUpdate(self)
 
-    def append(self, content, progress=None):
-        return self.add((self.contents[-1] if self.contents else b"") + content.read())
-
-    def read_stream(self, version, *, vguid, at, consistency, progress):
+    def read_stream(self, version, *, vguid, at, start, stop, consistency, progress):
         self.asked.append((version, vguid, at, consistency))
         number = version or len(self.contents)
         if not 1 <= number <= len(self.contents):
             raise NotFound(f"no version {number}")
-        yield self.contents[number - 1]
+        yield self.contents[number - 1][start:stop]
 
     def open(self, mode, *, version):
         return FakeFile(self.contents[version - 1], self.number(version))
@@ -129,6 +133,23 @@ def run(*words, stdin=b"", **settings):
     return CliRunner().invoke(main, list(words), input=stdin, **settings)
 
 
+@pytest.mark.parametrize(
+    ("span", "expected"), [("0..3", b"012"), ("4..", b"456789"), ("..2", b"01"), ("..", b"0123456789"), ("5..5", b"")]
+)
+def test_get_of_a_range(store, tmp_path, span, expected):
+    store.create("notes").add(b"0123456789")
+    assert run("get", "notes", "--range", span).stdout_bytes == expected
+    run("get", "notes", "--range", span, "-o", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_bytes() == expected
+
+
+@pytest.mark.parametrize("span", ["5", "3..2", "a..b", "k..2", "1..2..3", "-1..2", "1.5..2"])
+def test_what_is_no_range_is_refused(store, span):
+    result = run("get", "notes", f"--range={span}")
+    assert result.exit_code == 2
+    assert "--range" in result.stderr
+
+
 def test_put_prints_the_version(store, tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     result = run("put", "notes", str(tmp_path / "file"), "--block-size", "8k", "--json")
@@ -140,10 +161,13 @@ def test_put_prints_the_version(store, tmp_path):
         "size": 7,
         "time": "2026-01-02T04:04:05.000006Z",
         "status": "committed",
+        "resumed": 0,
     }
     assert store.created == [("notes", 8192)]
     assert run("put", "notes", stdin=b"again").stdout == "notes: version 2, 5 bytes, 2026-01-02T05:04:05.000006Z\n"
     assert store.objects["notes"].contents == [b"content", b"again"]
+    store.objects["notes"].resumed_bytes = 3 << 20
+    assert run("put", "notes", stdin=b"third").stdout.endswith(", resumed: 3.0 MiB were there\n")
 
 
 def test_predicates_go_with_the_update(store, notes):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bft.secret import Secret
 from pond.model import block, encryption
-from pond.model.block import BlockError, BlockRef, Run, from_runs, to_runs
+from pond.model.block import BlockRef, Run, from_runs, to_runs
 from pond.model.encryption import DecryptionError, Decryptor, UpdateCipher, decrypt
 
 KEY = Secret(b"k" * 32)
@@ -114,7 +114,7 @@ def test_sealed_blocks_are_unsealed() -> None:
         longer = BlockRef(ref.bguid, len(plaintext) + 1, ref.epoch, ref.salt, ref.counter)
         with pytest.raises(DecryptionError, match="are in use"):
             block.unseal(decryptor, longer, ciphertext)
-        with pytest.raises(BlockError):
+        with pytest.raises(DecryptionError):
             block.unseal(decryptor, ref, flip(ciphertext, 0))
 
 
@@ -177,4 +177,5 @@ def test_runs_that_contradict_themselves(counter: int, lengths: list[int], names
 def test_default_block_sizes() -> None:
     mebibyte = 2**20
     assert block.default_block_size(0) == block.default_block_size(64 * mebibyte - 1) == 64 * 1024
-    assert block.default_block_size(64 * mebibyte) == block.default_block_size(2**40) == mebibyte
+    assert block.default_block_size(64 * mebibyte) == block.default_block_size(2**34 - 1) == mebibyte // 4
+    assert block.default_block_size(2**34) == block.default_block_size(2**40) == mebibyte

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bft.effects import Write
 from pond.errors import StorageBusy, StorageError, StorageUnusable
-from pond.storage import FORMAT, MAX_KEY_BYTES, Storage
+from pond.storage import DATA_FILE, FORMAT, MAX_KEY_BYTES, Storage
 
 TABLES = ("one", "two")
 
@@ -190,3 +190,29 @@ def test_it_behaves_as_plain_tables_that_forget_what_was_not_synced(
         for name in TABLES:
             assert storage.scan(name, b"", b"\xff" * 4) == sorted(now[name].items())
     storage.close()
+
+
+def test_what_is_read_does_not_stay_mapped(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pond.storage.MAPPED_BYTES", 0)
+    monkeypatch.setattr("pond.storage.TOUCHED_BYTES", 16 << 20)
+    value = os.urandom(1 << 20)
+    storage = Storage(directory, TABLES)
+    for number in range(60):
+        storage.write([Write("one", b"%d" % number, value)])
+        storage.sync()
+    most = 0
+    for number in range(60):
+        assert storage.get("one", b"%d" % number) == value
+        most = max(most, mapped_bytes(directory / DATA_FILE))
+    assert 0 < most < 50 << 20, "of 60 MiB"
+    storage.close()
+
+
+def mapped_bytes(path: Path) -> int:
+    """How much of a file is mapped into this process and in memory."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        inside = line.endswith(str(path)) if "-" in line.split()[0] else inside
+        if inside and line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("it is not mapped")

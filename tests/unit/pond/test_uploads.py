@@ -5,8 +5,10 @@ import hashlib
 import os
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
+from bft.effects import Persist
 from bft.messages import Commit
 from bft.types import AgreedTime
 from pond.client.predicates import version_is
@@ -15,7 +17,9 @@ from pond.model.block import bguid
 from pond.model.tables import BLOCKS
 from pond.node.ring import SWEEP, RingServer, ToClient
 from pond.node.uploads import (
+    NAMED_SECONDS,
     NOBODY,
+    RENEW_SECONDS,
     SWEEP_SECONDS,
     UPLOAD_COST_BYTES,
     UPLOAD_SECONDS,
@@ -23,7 +27,7 @@ from pond.node.uploads import (
     UPLOADS_BY_TIME,
     account_of,
 )
-from pond.protocol import BlocksHeld, Overloaded, PutBlocks, Refused
+from pond.protocol import MAX_KEPT, BlocksHeld, BlocksKept, KeepBlocks, Overloaded, PutBlocks, Question, Refused
 from tests.unit.client.harness import Cluster, VirtualLoop
 
 LARGE = 300_000
@@ -46,9 +50,22 @@ def put(cluster: Cluster, block: bytes, server: int = 0, key: str = "") -> objec
     return reply
 
 
+def keep(cluster: Cluster, *blocks: bytes, server: int = 0) -> tuple[list[bool], int]:
+    """Which of these the server says it keeps, and how much it wrote for that."""
+    question = KeepBlocks(7, [bguid(block) for block in blocks])
+    effects = cluster.servers[server].on_client("anybody", question, cluster.now)
+    cluster._perform(server, [effect for effect in effects if not isinstance(effect, ToClient)])
+    written = [len(effect.writes) for effect in effects if isinstance(effect, Persist)]
+    reply = effects[len(written)]
+    assert isinstance(reply, ToClient)
+    assert isinstance(reply.reply, BlocksKept), "after what it rests on"
+    return reply.reply.held, sum(written)
+
+
 def sweep(cluster: Cluster, later_seconds: float, server: int = 0) -> None:
     now = AgreedTime(cluster.now + int(later_seconds * 1e6))
     cluster._perform(server, cluster.servers[server].on_timer(SWEEP, now))
+    cluster._perform(server, cluster.servers[server].burst_ended(now))
 
 
 def held(cluster: Cluster, block: bytes, server: int = 0) -> bool:
@@ -80,6 +97,70 @@ def test_a_block_that_is_sent_again_starts_its_time_anew() -> None:
         assert cluster.servers[0].uploads.held_bytes == len(block) + UPLOAD_COST_BYTES, "counted once"
 
     run(test)
+
+
+def test_a_block_that_is_named_in_time_waits_on() -> None:
+    async def test(cluster: Cluster) -> None:
+        block = b"named"
+        put(cluster, block, key="mine")
+        assert keep(cluster, block, b"unknown", block) == ([True, False, True], 0), "it is young, so nothing is written"
+        cluster.skew += int(UPLOAD_SECONDS * 0.9 * 1e6)
+        held_bytes = cluster.servers[0].uploads.held_bytes
+        assert keep(cluster, block, block)[0] == [True, True]
+        assert keep(cluster, block) == ([True], 0)
+        sweep(cluster, UPLOAD_SECONDS - RENEW_SECONDS)
+        assert held(cluster, block)
+        assert cluster.servers[0].uploads.held_bytes == held_bytes == len(block) + UPLOAD_COST_BYTES, "counted once"
+        _, account = split(cluster.disks[0].get(UPLOADS, bguid(block)))
+        assert account[:2] == account_of("mine")
+        for _ in range(100):  # after a long absence it goes in steps
+            sweep(cluster, UPLOAD_SECONDS + 1)
+        assert keep(cluster, block) == ([False], 0)
+        assert cluster.servers[0].uploads.held_bytes == 0
+        assert cluster.disks[0].scan(UPLOADS, b"", b"\xff" * 33) == []
+
+    run(test)
+
+
+def test_names_alone_do_not_hold_room_for_ever() -> None:
+    async def test(cluster: Cluster) -> None:
+        put(cluster, b"squatter")
+        began, said = cluster.now, True
+        while said and cluster.now - began < 2 * NAMED_SECONDS * 1e6:
+            cluster.skew += int(UPLOAD_SECONDS / 2 * 1e6)
+            sweep(cluster, 0)
+            [said], _ = keep(cluster, b"squatter")
+        assert NAMED_SECONDS <= (cluster.now - began) / 1e6 < NAMED_SECONDS + UPLOAD_SECONDS
+        assert put(cluster, b"squatter") == BlocksHeld(7), "its bytes came again"
+        assert keep(cluster, b"squatter")[0] == [True]
+        cluster.skew += int(UPLOAD_SECONDS / 2 * 1e6)
+        assert keep(cluster, b"squatter")[0] == [True]
+
+    run(test)
+
+
+def test_a_block_that_a_version_has_is_kept_without_a_word() -> None:
+    async def test(cluster: Cluster) -> None:
+        store = cluster.store()
+        target = await store.create("large")
+        await target.write(bytes(LARGE))
+        names = {guid for disk in cluster.disks for guid in disk.tables[BLOCKS]}
+        cluster.skew += 10 * UPLOAD_SECONDS * 1_000_000
+        for server in cluster.servers:
+            written, answer = server.on_client("anybody", KeepBlocks(7, sorted(names)), cluster.now)
+            assert written == Persist(())
+            assert answer == ToClient("anybody", BlocksKept(7, [True] * len(names)))
+        store.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("count", [0, MAX_KEPT + 1])
+def test_who_names_too_many_blocks_or_none_is_not_understood(count: int) -> None:
+    data = msgspec.msgpack.encode(KeepBlocks(1, [bytes(32)] * count))
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(data, type=Question)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(KeepBlocks(1, [bytes(32)] * MAX_KEPT)), type=Question)
 
 
 def test_a_block_that_an_update_used_stays() -> None:

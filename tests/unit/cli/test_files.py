@@ -1,0 +1,79 @@
+"""Outputs that appear as a whole or not at all, and what is left of them for the next attempt."""
+
+import os
+import stat
+
+import pytest
+
+from pond.cli import files
+
+
+@pytest.fixture(autouse=True)
+def little_is_kept(monkeypatch):
+    monkeypatch.setattr(files, "KEPT_BYTES", 10)
+
+
+def write(path, data, error=None):
+    """Whether something was there, and what."""
+    with files.resumed_output(str(path)) as (out, begun):
+        found = out.read() if begun else b""
+        out.write(data)
+        if error is not None:
+            raise error
+    return found
+
+
+def test_what_was_written_is_there_for_the_next_attempt(tmp_path):
+    for number in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out", b"0123456789", KeyboardInterrupt())
+        assert [path.name for path in tmp_path.iterdir()] == [".out.part"], number
+    assert write(tmp_path / "out", b"end") == b"0123456789" * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"0123456789" * 2 + b"end"
+    assert write(tmp_path / "out", b"anew") == b""
+    assert (tmp_path / "out").read_bytes() == b"anew"
+
+
+def test_little_is_not_left(tmp_path):
+    (tmp_path / "out").write_bytes(b"old")
+    with pytest.raises(OSError):
+        write(tmp_path / "out", b"012345678", OSError())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
+def test_two_at_once_do_not_share_a_file(tmp_path):
+    with files.resumed_output(str(tmp_path / "out")) as (out, _):
+        out.write(b"slow, and more than ten bytes")
+        out.flush()
+        assert write(tmp_path / "out", b"quick") == b""
+        assert (tmp_path / "out").read_bytes() == b"quick"
+    assert (tmp_path / "out").read_bytes().startswith(b"slow")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("make", ["symlink", "hard link", "pipe", "directory"])
+def test_what_somebody_else_put_there_is_left_alone(tmp_path, make):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    partial = tmp_path / ".out.part"
+    match make:
+        case "symlink":
+            partial.symlink_to(victim)
+        case "hard link":
+            partial.hardlink_to(victim)
+        case "pipe":
+            os.mkfifo(partial)
+        case "directory":
+            partial.mkdir()
+    before = partial.lstat().st_mode
+    assert write(tmp_path / "out", b"content") == b""
+    assert (tmp_path / "out").read_bytes() == b"content"
+    assert victim.read_bytes() == b"precious"
+    assert partial.lstat().st_mode == before
+
+
+def test_a_device_is_written_directly(tmp_path):
+    assert write("/dev/null", b"content") == b""
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
