@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from zlib import crc32
 
@@ -119,32 +120,30 @@ class Storage:
         self._unsynced: list[Write] = []
         self._unsynced_bytes = 0
         self._seeds = {name: crc32(name.encode()) for name in tables}
-        self._lock = _lock(directory)
-        try:
-            self._refuse_lost_file()
-            self.verified = verify_seconds > 0 and self._verify(verify_seconds)
-            self._environment, self._map_bytes = _open(directory, len(tables) + 1)
-            self._mapping = _Mapping(directory / DATA_FILE)
+        with ExitStack() as opened:
+            lock = _lock(directory)
+            opened.callback(os.close, lock)
             try:
+                self._refuse_lost_file()
+                self.verified = verify_seconds > 0 and self._verify(verify_seconds)
+                self._environment, self._map_bytes = _open(directory, len(tables) + 1)
+                opened.callback(self._environment.close)
+                self._mapping = _Mapping(directory / DATA_FILE)
+                opened.callback(self._mapping.close)
                 self._check_length()
                 self._own = self._environment.open_db(_OWN_TABLE)
                 number = self._check_format()
                 self._tables = {name: self._environment.open_db(name.encode()) for name in tables}
                 limit_bytes = min(JOURNAL_BYTES, (quota_bytes or MAP_BYTES) // COMMITS_IN_QUOTA)
                 self._journal = Journal(directory / JOURNAL_FILE, number, limit_bytes)
+                opened.callback(self._journal.close)
                 self._apply_journal()
                 if quota_bytes is not None:  # what was synced is within it, but for pages that only its commit takes
                     self._map_bytes = min(self._map_bytes, quota_bytes // mmap.PAGESIZE * mmap.PAGESIZE)
                     self._environment.set_mapsize(self._map_bytes)
-            except BaseException:
-                self._environment.close()
-                raise
-        except (lmdb.Error, OSError) as error:
-            os.close(self._lock)
-            raise self._explain(error) from error
-        except BaseException:
-            os.close(self._lock)
-            raise
+            except (lmdb.Error, OSError) as error:
+                raise self._explain(error) from error
+            self._opened = opened.pop_all()
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value under a key, or None. Raises StorageRotten."""
@@ -304,13 +303,8 @@ class Storage:
 
     def close(self) -> None:
         """Let go of the directory; what was not synced is forgotten."""
-        if self._lock < 0:
-            return
         self._abandon(StorageError(f"the storage in {self._directory} is closed: open it again"))
-        self._journal.close()
-        self._environment.close()
-        os.close(self._lock)
-        self._lock = -1
+        self._opened.close()
 
     def _stored(self, table: str, key: bytes) -> memoryview | None:
         """Value and checksum; good until the next write."""
@@ -478,15 +472,20 @@ class _Mapping:
     _DROP = 4  # MADV_DONTNEED: pages of a file that is mapped for reading come back when they are looked at
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._start, self._length = _mapped_at(path)
+        self._sizes = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def bound(self) -> None:
         """Let go of all of it when it has become much."""
-        with open("/proc/self/statm", "rb") as file:
-            shared_pages = int(file.read().split()[2])
-        if shared_pages * mmap.PAGESIZE > MAPPED_BYTES and self._length:
-            self._libc.madvise(ctypes.c_void_p(self._start), ctypes.c_size_t(self._length), self._DROP)
+        shared_pages = int(os.pread(self._sizes, 128, 0).split()[2])
+        if shared_pages * mmap.PAGESIZE > MAPPED_BYTES:
+            start, length = _mapped_at(self._path)  # looked up anew: where it was, something else may be by now
+            if length:
+                self._libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), self._DROP)
+
+    def close(self) -> None:
+        os.close(self._sizes)
 
 
 def _mapped_at(path: Path) -> tuple[int, int]:

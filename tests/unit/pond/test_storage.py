@@ -95,9 +95,7 @@ def test_a_closed_storage_says_so(directory: Path) -> None:
 
 
 def test_another_format_is_refused_with_both_numbers(directory: Path) -> None:
-    storage = Storage(directory, TABLES)
-    storage._environment.close()
-    os.close(storage._lock)
+    Storage(directory, TABLES).close()
     import lmdb
 
     with lmdb.open(str(directory), max_dbs=3) as environment:
@@ -192,11 +190,15 @@ def test_it_behaves_as_plain_tables_that_forget_what_was_not_synced(
     storage.close()
 
 
-def test_what_is_read_does_not_stay_mapped(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quota_bytes", [None, 1 << 30])
+def test_what_is_read_does_not_stay_mapped(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, quota_bytes: int | None
+) -> None:
+    """With a quota the file is mapped anew when it is open, elsewhere."""
     monkeypatch.setattr("pond.storage.MAPPED_BYTES", 0)
     monkeypatch.setattr("pond.storage.TOUCHED_BYTES", 16 << 20)
     value = os.urandom(1 << 20)
-    storage = Storage(directory, TABLES)
+    storage = Storage(directory, TABLES, quota_bytes)
     for number in range(60):
         storage.write([Write("one", b"%d" % number, value)])
         storage.sync()
