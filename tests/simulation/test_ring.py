@@ -212,4 +212,5 @@ def test_coverage_counts_what_was_reached_and_names_the_holes():
 def test_refusals_are_counted_under_the_text_that_the_code_has():
     assert coverage._refusal("proposal: request for another ring") == "proposal: …"
     assert coverage._refusal("our state after batch 17 is not the one the ring signed").startswith("our state after")
-    assert coverage._refusal("something else at 123") == "something else at N"
+    assert coverage._refusal("something else at 123: and more") == "something else at 123"
+    assert coverage._refusals_in("NEW-VIEW: VIEW-CHANGE of nobody") == ("NEW-VIEW: …", "VIEW-CHANGE of nobody")
