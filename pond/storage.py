@@ -76,6 +76,9 @@ JOURNAL_FILE = "journal"
 """Names of the files in the directory."""
 
 _CHECKSUM_BYTES = 4
+_LARGE_BYTES = 1024
+"""Longer values may have pages of their own: LMDB decides by key and value together, at half a page."""
+_PAGE_HEAD_BYTES = 16
 _META_PAGES = 2
 _COMMIT = struct.Struct("=144xQ")
 """The number of the commit in a meta page."""
@@ -119,6 +122,8 @@ class Storage:
         self._touched_bytes = 0
         self._unsynced: list[Write] = []
         self._unsynced_bytes = 0
+        self._large: dict[tuple[str, bytes], int] = {}
+        """Pages of the values that have some of their own and were written since the last commit."""
         self._seeds = {name: crc32(name.encode()) for name in tables}
         with ExitStack() as opened:
             lock = _lock(directory)
@@ -219,12 +224,26 @@ class Storage:
             for table, key, value in writes:
                 if value is None:
                     transaction.delete(key, db=tables[table])
+                    self._large.pop((table, key), None)
                 else:
                     checksum = crc32(value, crc32(key, seeds[table])).to_bytes(_CHECKSUM_BYTES, "big")
-                    transaction.put(key, value + checksum, db=tables[table])
+                    stored = value + checksum
+                    if len(stored) > _LARGE_BYTES or (table, key) in self._large:
+                        self._make_room(transaction, table, key, len(stored))
+                    transaction.put(key, stored, db=tables[table])
                     self._unsynced_bytes += len(value)
         except lmdb.Error as error:
             raise self._failed(error) from error
+
+    def _make_room(self, transaction: "lmdb.Transaction[memoryview]", table: str, key: bytes, size: int) -> None:
+        """A value on pages of its own that is written again within one transaction keeps all these pages, however few
+        it needs by then. LMDB lives with that; `lmdb.verify` calls the file damaged."""
+        pages = _pages(size)
+        if self._large.get((table, key), pages) > pages:
+            transaction.delete(key, db=self._tables[table])
+            del self._large[table, key]
+        if size > _LARGE_BYTES:
+            self._large[table, key] = pages
 
     def sync(self) -> None:
         """Everything written so far is on disk when this returns."""
@@ -259,6 +278,7 @@ class Storage:
         except lmdb.Error as error:
             raise self._failed(error) from error
         self._nothing_unsynced()
+        self._large.clear()
         self._journal.restart()
 
     def _nothing_unsynced(self) -> None:
@@ -459,6 +479,11 @@ class Storage:
             raise self._damaged(f"{JOURNAL_FILE}: {error}") from None
         if self._unsynced:
             self.commit()
+
+
+def _pages(size_bytes: int) -> int:
+    """Pages that a value takes which has some of its own."""
+    return (_PAGE_HEAD_BYTES - 1 + size_bytes) // mmap.PAGESIZE + 1
 
 
 def _numbered(number: int) -> bytes:

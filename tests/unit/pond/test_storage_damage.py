@@ -2,6 +2,7 @@
 process."""
 
 import os
+import random
 import subprocess
 import sys
 from contextlib import closing
@@ -155,3 +156,27 @@ def test_bits_flipped_anywhere_are_never_served_and_end_no_process(tmp_path: Pat
         [sys.executable, "-c", FLIPPING, str(tmp_path / "store"), "300"], cwd=ROOT, capture_output=True, timeout=300
     )
     assert done.returncode == 0, done.stderr.decode()[-500:]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_sound_file_is_never_called_damaged(tmp_path: Path, seed: int) -> None:
+    """However often values grow, shrink and go between two commits, on pages of their own or among others."""
+    choices = random.Random(seed)
+    sizes = [0, 10, 900, 1010, 1019, 1020, 1021, 1030, 1990, 2010, 2034, 4070, 4076, 4077, 4092, 8180, 9000, 30_000]
+    expected: dict[bytes, bytes] = {}
+    for _ in range(6):
+        with opened(tmp_path) as store:
+            assert store.verified
+            assert dict(store.scan("log", b"", b"z")) == expected
+            for _ in range(choices.randrange(200)):
+                key = b"%d" % choices.randrange(12)
+                if choices.random() < 0.2:
+                    expected.pop(key, None)
+                    store.write([Write("log", key, None)])
+                else:
+                    expected[key] = choices.randbytes(choices.choice(sizes) + choices.randrange(3))
+                    store.write([Write("log", key, expected[key])])
+                if choices.random() < 0.1:
+                    store.sync()
+            store.commit()
+            assert dict(store.scan("log", b"", b"z")) == expected
