@@ -370,14 +370,18 @@ def signals_wait() -> Iterator[None]:
 
 @contextmanager
 def _first_signal_only() -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends what is done here; those that follow do not disturb the cleaning up."""
+    """The first SIGINT or SIGTERM ends what is done here; those that follow disturb neither the cleaning up nor what
+    the process says at its end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [(number, signal.getsignal(number)) for number in numbers]
+    ended = False
 
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = True
         for ignored in numbers:
             signal.signal(ignored, signal.SIG_IGN)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
@@ -387,8 +391,9 @@ def _first_signal_only() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        if not ended:
+            for number, handler in before:
+                signal.signal(number, handler)
 
 
 # --- signals -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from bft.effects import (
     Timer,
 )
 from bft.messages import Message
-from bft.types import AgreedTime, ReplicaId
+from bft.types import AgreedTime, ReplicaId, Sequence
 from cluster.faults import manifest as faults
 from cluster.sim.disk import Disk
 from cluster.sim.kernel import Kernel
@@ -70,6 +70,10 @@ class Watcher(Protocol):
 
     def certified(self, server: "Server", effect: NewCertificate) -> None:
         """A step took a certificate."""
+        ...
+
+    def durable(self, server: "Server", executed: Sequence) -> None:
+        """The batches that it ran, up to this one, no longer wait for a sync."""
         ...
 
     def leaving(self, server: "Server", effect: Outgoing) -> None:
@@ -365,6 +369,8 @@ class Server:
                     self._around.reached["point", point] += 1
                     if point == "executed":
                         self._around.trace.note("executed", self.identity, sequence)
+                        if not self._must_sync:
+                            self._around.watcher.durable(self, sequence)
                 case Rejected(sender, reason):
                     self._around.reached["refusal", reason] += 1
                     self._around.trace.note("refused", self.identity, str(sender), reason)
@@ -395,6 +401,7 @@ class Server:
         if not self._sync(held):
             return
         self._around.trace.note("synced", self.identity)
+        self._around.watcher.durable(self, self.core.replica.execution.executed)
         self._release(held)
         self._rest()
 

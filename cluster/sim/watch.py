@@ -37,7 +37,8 @@ class Violation(Exception):
 
 
 class FirstRun(NamedTuple):
-    """A batch that ran somewhere first: when, in seconds of the right clock, and how many updates it had."""
+    """A batch that ran somewhere first: since when that is durable there, in seconds of the right clock, and how many
+    updates it had."""
 
     when: float
     sequence: Sequence
@@ -50,6 +51,17 @@ class Ordered(NamedTuple):
     sequence: Sequence
     operation: bytes
     outcome: Outcome
+
+
+class Ran(NamedTuple):
+    """A batch that a server ran, and what came of it: it counts once the server may tell others."""
+
+    sequence: Sequence
+    claim: Claim
+    updates: list[tuple[Digest, bytes, bytes]]
+    """Name, operation and answer of each request that ran."""
+    when: float
+    """In seconds of the right clock."""
 
 
 Place = tuple[View, Sequence]
@@ -78,6 +90,8 @@ class _Memory:
         self.certified = Sequence(0)
         self.executed = Sequence(0)
         """How far it has come before our eyes."""
+        self.untold: list[Ran] = []
+        """Ran in a step that waits for its sync: until then its own COMMIT may be one that a crash takes back."""
         self.view = View(0)
         self.left_for = View(0)
         """The highest view that it has sent VIEW-CHANGE for: it has told all that it had voted for in lower ones."""
@@ -142,23 +156,36 @@ class Watch:
 
     def _executed(self, server: Server, batch: Batch, before: Sequence, execution: Execution) -> None:
         sequence = batch.sequence
-        who = f"server {server.identity}"
         if sequence != before + 1 or execution.executed != sequence:
-            raise Violation(f"{who} ran batch {sequence} after {before}")
-        self._memory[server.identity].executed = sequence
+            raise Violation(f"server {server.identity} ran batch {sequence} after {before}")
+        self._check_quorum(server, batch)
+        memory = self._memory[server.identity]
+        memory.executed = sequence
         state = execution.states[sequence]
-        claim = state.claim
+        answers = dict(zip([request.digest for request in batch.requests], state.answers, strict=True))
+        updates = [(name, operation, answers[name]) for name, operation in self._running]
+        memory.untold.append(Ran(sequence, state.claim, updates, self._right_time() / 1e6))
+
+    def durable(self, server: Server, executed: Sequence) -> None:
+        """What this server ran so far is there after a crash, or need not be: it may tell of it."""
+        untold = self._memory[server.identity].untold
+        while untold and untold[0].sequence <= executed:
+            self._compare(server, untold.pop(0))
+
+    def _compare(self, server: Server, ran: Ran) -> None:
+        sequence, claim = ran.sequence, ran.claim
         known = self.claims.setdefault(sequence, claim)
         if known != claim:
-            raise Violation(f"rule 1: {who} left another state after batch {sequence}: {_difference(claim, known)}")
-        self._check_quorum(server, batch)
+            raise Violation(
+                f"rule 1: server {server.identity} left another state after batch {sequence}:"
+                f" {_difference(claim, known)}"
+            )
         if known is not claim:
             return
-        self._check_time(sequence, claim)
-        self.commits.append(FirstRun(self._right_time() / 1e6, sequence, len(batch.requests)))
-        answers = dict(zip([request.digest for request in batch.requests], state.answers, strict=True))
-        for name, operation in self._running:
-            self._ran(sequence, name, operation, answers[name])
+        self._check_time(ran)
+        self.commits.append(FirstRun(self._right_time() / 1e6, sequence, len(ran.updates)))
+        for name, operation, answer in ran.updates:
+            self._ran(sequence, name, operation, answer)
 
     def _check_quorum(self, server: Server, batch: Batch) -> None:
         """Committed means: 2f+1 replicas hold the batch as prepared in one view, this one among them; learned, that f+1
@@ -180,13 +207,13 @@ class Watch:
         """Who may have told a server this: those who did, and every liar."""
         return {voter for voter, voted in votes.items() if voted == wanted} | self._faulty
 
-    def _check_time(self, sequence: Sequence, claim: Claim) -> None:
-        before = self.claims.get(Sequence(sequence - 1))
-        if before is not None and claim.time < before.time:
-            raise Violation(f"agreed time goes back at batch {sequence}, from {before.time} to {claim.time}")
-        ahead = (claim.time - self._right_time()) / 1e6
+    def _check_time(self, ran: Ran) -> None:
+        before = self.claims.get(Sequence(ran.sequence - 1))
+        if before is not None and ran.claim.time < before.time:
+            raise Violation(f"agreed time goes back at batch {ran.sequence}, from {before.time} to {ran.claim.time}")
+        ahead = ran.claim.time / 1e6 - ran.when
         if ahead > self._bounds.clock_error_seconds:
-            raise Violation(f"agreed time at batch {sequence} is {ahead:.3f} s ahead of every correct clock")
+            raise Violation(f"agreed time at batch {ran.sequence} is {ahead:.3f} s ahead of every correct clock")
 
     def _ran(self, sequence: Sequence, name: Digest, operation: bytes, answer: bytes) -> None:
         before = self.ordered.get(name)
@@ -234,6 +261,8 @@ class Watch:
             if entry is None or entry.view < view or (entry.view == view and entry.digest != committed):
                 raise Violation(f"rule 2: server {server.identity} restarted and forgot its COMMIT of batch {sequence}")
         memory.executed = execution.executed
+        self.durable(server, execution.executed)  # what was written and never synced may have survived all the same
+        memory.untold.clear()
         self._check_state(server, execution)
         for guid in memory.held:
             if server.disk.size(BLOCKS, guid) is None:
@@ -271,7 +300,7 @@ class Watch:
             raise Violation(
                 f"rule 4: server {server.identity} took a certificate that does not hold: {error}"
             ) from None
-        if claim != self.claims.get(sequence):
+        if claim not in (self.claims.get(sequence), *[ran.claim for ran in memory.untold if ran.sequence == sequence]):
             raise Violation(f"rule 4: the ring signed another state than batch {sequence} left")
         self._certificates.add(certificate.signature)
 

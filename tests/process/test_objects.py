@@ -98,7 +98,10 @@ def test_deleted_objects_keep_their_history_and_come_back(ring):
 
 def test_listing_and_stat_agree(ring, notes):
     (listed,) = [each for each in answer(ring, "ls") if each["name"] == "notes"]
-    assert listed == answer(ring, "stat", "notes")
+    told = answer(ring, "stat", "notes")
+    # An idle ring orders an empty batch from time to time, and so the proof of what has not changed may be a newer one.
+    assert listed | {"certificate": None} == told | {"certificate": None}
+    assert set(listed["certificate"]) == set(told["certificate"])
     assert (listed["version"], listed["size"], listed["updates"], listed["deleted"]) == (3, len(notes[3]), 4, False)
     assert b"notes" in pond(ring, "ls")
     assert listed["aguid"].encode() in pond(ring, "stat", "notes")
