@@ -5,7 +5,7 @@ from typing import NamedTuple
 from bft.suspicion import IDLE_SECONDS
 from bft.types import AgreedTime, Sequence
 
-HURRY_SECONDS = 0.02
+HURRY_SECONDS = 0.005
 """How soon an idle ring orders an empty batch while a replica that lost its votes waits for a checkpoint: a window of
 numbers takes some seconds."""
 

@@ -9,6 +9,7 @@ from time import monotonic
 import pytest
 
 from cluster import launch, layout, probe
+from cluster.check import standing
 from cluster.layout import Layout
 from pond.model.tables import BLOCKS
 from pond.node.server import DAMAGED, STORE, TABLES
@@ -90,8 +91,11 @@ def test_flipped_bytes_are_found_and_the_server_is_mended(cluster: Layout, file:
 
 
 def test_a_block_that_rots_is_mended_and_said_in_status(cluster: Layout) -> None:
-    """Blocks are most of what a server holds. The walk begins with the start, and takes a moment on a small store."""
+    """Blocks are most of what a server holds. The walk begins with the start, and takes a moment on a small store; what
+    a server executes only then, as it does with the last batch before it was killed, waits for the next walk."""
     fill(cluster)
+    pond(cluster.directory, "put", "the last batch", stdin=b"")
+    standing.wait_until_in_step(cluster, ("ring-1",), COMMAND_SECONDS)
     pond(cluster.directory, "cluster", "kill", "ring-1")
     change_a_block(cluster.servers[1].directory / STORE)
     pond(cluster.directory, "cluster", "restart", "ring-1")
