@@ -192,8 +192,8 @@ class Status(_Message, frozen=True, tag=8):
     executed: WireSequence
     stable: WireSequence
     certified: WireSequence
-    nonces: Natural
-    """How many of the receiver's published nonce commitments the sender still has."""
+    nonces: bool
+    """Whether the sender is to name signers, and has none of the receiver's nonce commitments left."""
     votes: bool
     """Whether votes in the current view help it; if not, it asks what was decided, whatever the view."""
     contents: bool

@@ -100,7 +100,7 @@ class Retransmission:
             self._execution.executed,
             self._ordering.stable,
             certified.sequence if certified is not None else Sequence(0),
-            self._signing.commitments_of(to),
+            self._signing.lacks_nonces_of(to),
             self._views.active and not silent,
             contents,
             self._recovery.silent_until,
@@ -123,7 +123,7 @@ class Retransmission:
         if certified is not None and message.executed >= certified.sequence > message.certified:
             signed = certified.certificate
             effects.append(Send(sender, Certified(self._membership.epoch, signed.statement, signed.signature)))
-        if message.nonces == 0:
+        if message.nonces:
             effects += self._signing.publish_again(sender)
         return effects
 

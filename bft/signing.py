@@ -1,10 +1,10 @@
 """Making certificates: f + 1 replicas sign each batch's outcome as one key (FROST, RFC 9591; rules: agreement.md).
 
-Nonces are published ahead. The primary names signers and their commitments beside the proposal; each signer, once the
-batch ran live, sends its share to the primary, which joins them and sends the certificate round. A nonce leaves the
-pool before its share is computed, and a repeat sends the same bytes. A session that fails is not repeated: it
-excludes who failed it for a while, and the next batch's certificate covers the earlier outcomes through the state
-tree.
+Nonces are published ahead, each view's to its primary, who names signers and their commitments beside the proposal;
+each signer, once the batch ran live, sends its share to the primary, which joins them and sends the certificate round.
+A nonce leaves the pool before its share is computed, and a repeat sends the same bytes. A session that fails is not
+repeated: it excludes who failed it for a while, and the next batch's certificate covers the earlier outcomes through
+the state tree.
 """
 
 from collections import deque
@@ -113,12 +113,15 @@ class Signing:
             self._next_index += 1
         commitments = [self._pool[index][1] for index in range(first, self._next_index)]
         message = Nonces(self._membership.epoch, self._view, self._start, first, commitments)
+        if not self._leads(self._view):
+            return [Send(self._membership.primary(self._view), message)]
         self._remember(self._identity, message)
-        return [Broadcast(message)]
+        return []
 
     def publish_again(self, to: ReplicaId) -> list[Effect]:
-        """Someone has none of our commitments left: send one lot, of which it may use those after where it stopped."""
-        if not self._pool:
+        """Someone has none of our commitments left: if it is to name them, send one lot, of which it may use those
+        after where it stopped."""
+        if not self._pool or self._membership.primary(self._view) != to:
             return []
         first = min(self._pool)
         run = []
@@ -127,6 +130,10 @@ class Signing:
                 break
             run.append(self._pool[index][1])
         return [Send(to, Nonces(self._membership.epoch, self._view, self._start, first, run))]
+
+    def lacks_nonces_of(self, replica: ReplicaId) -> bool:
+        """Whether we are to name signers, and this one has none left to be named with."""
+        return self._leads(self._view) and not self.commitments_of(replica)
 
     def commitments_of(self, replica: ReplicaId) -> int:
         """How many commitments of a replica are at hand."""
@@ -137,12 +144,17 @@ class Signing:
         """Another replica's commitments: each point is checked here, off the path of any batch."""
         if message.view < self._view:
             return []
+        if not self._leads(message.view):
+            return [Rejected(sender, "nonces for another primary")]
         if len(message.commitments) > self._lot:
             return [Rejected(sender, "more nonces than one lot")]
         if message.first >= MAX_INDEX:
             return [Rejected(sender, "nonces numbered too high")]
         self._remember(sender, message)
         return []
+
+    def _leads(self, view: View) -> bool:
+        return self._membership.primary(view) == self._identity
 
     def _remember(self, sender: ReplicaId, message: Nonces) -> None:
         known = self._published.get(sender)

@@ -136,8 +136,10 @@ class Anything:
 
     def _status(self) -> Status:
         yes = self._choices.random() < 0.5
-        numbers = (self._number(), self._number(), self._number(), self._near(0))
-        return Status(self._epoch, self._view(), yes, *numbers, not yes, yes, self._number())
+        numbers = (self._number(), self._number(), self._number())
+        return Status(
+            self._epoch, self._view(), yes, *numbers, self._choices.random() < 0.5, not yes, yes, self._number()
+        )
 
     def _stable(self) -> StableCheckpoint:
         return StableCheckpoint(self._epoch, self._number(), self._some(), [(ReplicaId(1), self._some(64))])

@@ -82,7 +82,7 @@ def _content(said: object) -> str:
         case Nonces(first=first, commitments=commitments):
             return f"{first} to {first + len(commitments) - 1}"
         case Status(executed=executed, stable=stable, certified=certified, nonces=nonces):
-            return f"executed {executed}, stable {stable}, certified {certified}, nonces {nonces}"
+            return f"executed {executed}, stable {stable}, certified {certified}{', needs nonces' if nonces else ''}"
         case Submit(ask=ask, request=request):
             return f"question {ask}, {len(request.statement)} bytes, {len(request.bodies)} bodies"
         case ReadObject(ask=ask, aguid=aguid, linearizable=linearizable):

@@ -137,7 +137,7 @@ def say(message: Message) -> str:
             asks = "votes" if status.votes else "what was decided"
             active = "" if status.active else ", waits for it"
             large = ", what is large too" if status.contents else ""
-            nonces = ", nonces" if not status.nonces else ""
+            nonces = ", nonces" if status.nonces else ""
             return f"STATUS view {status.view}{active}, ran {status.executed}; asks for {asks}{nonces}{large}"
         case Decided(_, sequence, _):
             return f"DECIDED {sequence}"

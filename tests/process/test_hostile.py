@@ -195,7 +195,7 @@ def test_hostile_bytes_from_a_member_on_the_peer_port(cluster: Layout) -> None:
         Nonces(epoch, View(0), bytes(16), 0, [point] * 3),
         SignatureShare(epoch, View(0), Sequence(3), bytes(32)),
         Certified(epoch, b"statement", bytes(64)),
-        Status(epoch, View(0), True, Sequence(0), Sequence(0), Sequence(0), 0, True, True, Sequence(0)),
+        Status(epoch, View(0), True, Sequence(0), Sequence(0), Sequence(0), True, True, True, Sequence(0)),
         FetchBodies(epoch, [bytes(32)] * 3),
     ]
     valid = [_encode(message) for message in messages]

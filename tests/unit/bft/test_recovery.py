@@ -136,7 +136,7 @@ def test_a_ring_hurries_once_for_who_says_that_it_lost_its_votes() -> None:
     def claim() -> int:
         executed = ring.executed[0]
         until = Sequence(executed + SILENT_WINDOWS * SMALL.window)
-        status = Status(1, View(0), True, Sequence(executed), Sequence(0), Sequence(0), 1, True, False, until)  # type: ignore
+        status = Status(1, View(0), True, Sequence(executed), Sequence(0), Sequence(0), False, True, False, until)  # type: ignore
         ring.step(ReplicaId(0), Received(ReplicaId(3), status, ring.now))
         ring.pass_time(1)
         return ring.executed[0] - executed

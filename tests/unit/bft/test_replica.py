@@ -372,8 +372,18 @@ def test_too_many_nonces_are_refused() -> None:
     ring = Ring()
     commitment = next(iter(ring.replicas[2].signing._pool.values()))[1]
     flood = Nonces(Epoch(1), View(0), b"s" * 16, 0, [commitment] * 1000)
-    ring.step(ReplicaId(1), Received(ReplicaId(2), flood, ring.now))
+    ring.step(ReplicaId(0), Received(ReplicaId(2), flood, ring.now))
     assert ring.rejected[-1][1].reason == "more nonces than one lot"
+
+
+def test_only_who_names_signers_keeps_nonces() -> None:
+    ring = Ring()
+    commitment = next(iter(ring.replicas[2].signing._pool.values()))[1]
+    lot = Nonces(Epoch(1), View(0), b"s" * 16, 0, [commitment])
+    ring.step(ReplicaId(1), Received(ReplicaId(2), lot, ring.now))
+    assert ring.rejected[-1][1].reason == "nonces for another primary"
+    kept = [[replica.signing.commitments_of(ReplicaId(peer)) > 0 for peer in range(4)] for replica in ring.replicas]
+    assert kept == [[True] * 4] + [[False] * 4] * 3
 
 
 def test_a_damaged_state_on_disk_is_noticed_at_start() -> None:

@@ -18,7 +18,16 @@ FAR = 2**63 - 1
 def status(executed: int = 0, view: int = 0, active: bool = True, votes: bool = True, contents: bool = True) -> Status:
     """What a replica says of itself."""
     return Status(
-        ONE, View(view), active, Sequence(executed), Sequence(0), Sequence(executed), 5, votes, contents, Sequence(0)
+        ONE,
+        View(view),
+        active,
+        Sequence(executed),
+        Sequence(0),
+        Sequence(executed),
+        False,
+        votes,
+        contents,
+        Sequence(0),
     )
 
 
@@ -85,7 +94,7 @@ def test_a_flood_of_status_brings_no_flood_of_large_proposals() -> None:
 def test_no_number_makes_an_answer_long(number: int, view: int) -> None:
     ring = ran(5)
     message = Status(
-        ONE, View(view), True, Sequence(number), Sequence(number), Sequence(number), 0, True, True, Sequence(number)
+        ONE, View(view), True, Sequence(number), Sequence(number), Sequence(number), True, True, True, Sequence(number)
     )
     assert len(receive(ring, 1, 3, message)) < 3 * RESEND
     ring.fire("tick")
@@ -115,7 +124,7 @@ def test_checkpoints_and_the_newest_certificate_come_as_well() -> None:
     effects = receive(ring, 1, 3, status(executed=9))
     assert not sent(effects, Certified), "it has said that it has it"
     ring.now = AgreedTime(ring.now + 1_000_000)
-    lacks = Status(ONE, View(0), True, Sequence(9), Sequence(0), Sequence(8), 5, True, True, Sequence(0))
+    lacks = Status(ONE, View(0), True, Sequence(9), Sequence(0), Sequence(8), False, True, True, Sequence(0))
     effects = receive(ring, 1, 3, lacks)
     assert len(sent(effects, Certified)) == 1
     assert [message.sequence for message in sent(effects, StableCheckpoint)] == [8]
