@@ -506,6 +506,29 @@ class Endured(Answer, frozen=True, kw_only=True):
     disk_bytes: int
 
 
+class SignatureStep(Answer, frozen=True, kw_only=True):
+    """One part of a threshold signature, in microseconds of one process."""
+
+    name: str
+    p50_us: float
+    p95_us: float
+    ratio_to_floor: float
+    """p50 against one plain signature and its check."""
+
+
+class SignatureMeasured(Answer, frozen=True, kw_only=True):
+    """`bench signature`."""
+
+    signature_us: float
+    """Median of one plain Ed25519 signature."""
+    signature_check_us: float
+    members: int
+    threshold: int
+    """How many must sign."""
+    rounds: int
+    steps: list[SignatureStep]
+
+
 class Endurance(Answer, frozen=True, kw_only=True):
     """`bench endurance`."""
 

@@ -95,6 +95,7 @@ def write_latency(plot: Path | None, as_json: bool) -> None:
 
 @bench.command("throughput")
 @loop_options("update", "100, 4096, 65536, 2000000", "1, 4, 16, 64, 256")
+@click.option("--together", is_flag=True, help="Clients of one process are one user, whose updates share signatures.")
 @click.option("--etcd", "with_etcd", is_flag=True, help="Measure etcd beside it, which must be on the PATH.")
 @plot_option
 @json_option
@@ -102,6 +103,7 @@ def throughput(
     sizes: tuple[int, ...],
     clients: tuple[int, ...],
     seconds: float,
+    together: bool,
     with_etcd: bool,
     plot: Path | None,
     as_json: bool,
@@ -110,7 +112,8 @@ def throughput(
 
     Starts a ring of four in the temporary directory for each size, and stops it again. Each client is a user with a
     key, links and an object of its own, who sends the next update when the one before is acknowledged; all clients
-    share a few processes. A row goes on until there are as many updates as clients, but no longer than 30 seconds.
+    share a few processes; with --together, those of one process are one user, who signs what it sends in one go with
+    one signature. A row goes on until there are as many updates as clients, but no longer than 30 seconds.
     The floor is what the signatures, hashes and disk writes that no design avoids would allow. With --etcd three
     members of etcd take puts of the same sizes by as many clients after each ring, which doubles the time.
     """
@@ -120,7 +123,7 @@ def throughput(
 
     if with_etcd:
         etcd.check()
-    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, with_etcd, say=_tell)
+    measured = measure(sizes or SIZES, clients or CLIENTS, seconds, with_etcd, together, say=_tell)
     if plot is not None:
         from cluster.bench import plots
 
@@ -146,6 +149,17 @@ def read(sizes: tuple[int, ...], clients: tuple[int, ...], seconds: float, plot:
         from cluster.bench import plots
 
         plots.reads(measured, plot)
+    show(measured, in_words(measured), as_json)
+
+
+@bench.command("signature")
+@json_option
+def signature(as_json: bool) -> None:
+    """What each part of the ring's threshold signature takes, in one process; takes a second."""
+    from cluster.bench.signature import in_words
+    from cluster.bench.signature import signature as measure
+
+    measured = measure()
     show(measured, in_words(measured), as_json)
 
 

@@ -37,7 +37,7 @@ def measure(payload_bytes: int, directory: Path | None = None) -> Floor:
     """The floor for writes of this size, with syncs in `directory` (the temporary one by default)."""
     round_trip = _loopback_round_trip()
     sync = _sync(payload_bytes, directory)
-    _, check = _signature()
+    _, check = signature()
     hashing = _hash(payload_bytes)
     write = SYNCS * sync + ROUND_TRIPS * round_trip + CHECKS * check + hashing
     return Floor(
@@ -52,7 +52,7 @@ def measure(payload_bytes: int, directory: Path | None = None) -> Floor:
 def ceiling(payload_bytes: int, servers: int, directory: Path | None = None) -> Ceiling:
     """How many writes of this size a second a machine could do that did nothing but what no design avoids: the client
     signs, every server checks that signature, all hash the content, and each server syncs it in large pieces."""
-    sign, check = _signature()
+    sign, check = signature()
     hashing = _hash(payload_bytes)
     cpu = sign + servers * check + (servers + 1) * hashing
     cores = len(os.sched_getaffinity(0))
@@ -70,7 +70,7 @@ def ceiling(payload_bytes: int, servers: int, directory: Path | None = None) -> 
 
 def reading(payload_bytes: int) -> ReadFloor:
     """The floor for reads of this size: two round trips, a check of the certificate, a hash of what came."""
-    round_trip, (_, check), hashing = _loopback_round_trip(), _signature(), _hash(payload_bytes)
+    round_trip, (_, check), hashing = _loopback_round_trip(), signature(), _hash(payload_bytes)
     cores = len(os.sched_getaffinity(0))
     return ReadFloor(
         loopback_round_trip_ms=round_trip,
@@ -130,8 +130,8 @@ def _hash(payload_bytes: int) -> float:
     return _median_ms(lambda: hashlib.sha256(payload).digest(), ROUNDS)
 
 
-def _signature() -> tuple[float, float]:
-    """To make one, and to check it."""
+def signature() -> tuple[float, float]:
+    """To make an Ed25519 signature, and to check it: median milliseconds."""
     signer, verifier = Ed25519Signer(Secret(os.urandom(32))), Ed25519Verifier()
     message = os.urandom(256)
     signature = signer.sign(message)

@@ -1,9 +1,11 @@
 """`pond bench throughput`: how many updates a second a ring of four takes, by size and by number of clients.
 
 Each client is a user of its own: an owner key, links to all four servers, and an object that it overwrites in a closed
-loop, all defaults on. Clients share a few processes, whose CPU is counted apart. Each size has a ring of its own.
+loop, all defaults on. Clients share a few processes, whose CPU is counted apart; when asked for, those of one process
+are one user, as in a program that has much to write. Each size has a ring of its own.
 """
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -45,11 +47,32 @@ class Write(NamedTuple):
         return lambda: target.write(payload)
 
 
+class WriteTogether:
+    """All clients of one process are one user, who signs with one signature what is sent in one go."""
+
+    def __init__(self, directory: Path, size_bytes: int) -> None:
+        self._directory = directory
+        self._payload_bytes = size_bytes
+        self._user: asyncio.Future[pond.aio.Store] | None = None
+        self._objects = 0
+
+    async def open(self, stack: AsyncExitStack) -> Operation:
+        """One more object of this process' user. Raises PondError."""
+        if self._user is None:
+            owner = Secret(os.urandom(OWNER_KEY_BYTES))
+            self._user = asyncio.ensure_future(stack.enter_async_context(pond.aio.connect(self._directory, key=owner)))
+        self._objects += 1
+        target = await (await self._user).create(f"bench {self._objects}")
+        payload = os.urandom(self._payload_bytes)
+        return lambda: target.write(payload)
+
+
 def throughput(
     sizes: Sequence[int] = SIZES,
     clients: Sequence[int] = CLIENTS,
     seconds: float = SECONDS,
     with_etcd: bool = False,
+    together: bool = False,
     parent: Path | None = None,
     say: Say = len,
 ) -> ThroughputMeasured:
@@ -72,7 +95,8 @@ def throughput(
             layout, _ = launch.up(Path(scratch) / "cluster")
             try:
                 floors[str(size)] = floor.ceiling(size, len(layout.servers), layout.directory)
-                run("pond", Ring(layout), Write(layout.directory, size), size)
+                task = WriteTogether if together else Write
+                run("pond", Ring(layout), task(layout.directory, size), size)
             finally:
                 launch.down(layout.directory)
         if with_etcd:

@@ -56,6 +56,22 @@ def test_throughput_tells_rate_latency_batches_and_who_spent_what(measured: Any)
     assert found["etcd"] is None
 
 
+def test_clients_of_one_user_are_measured_together(measured: Any) -> None:
+    [row] = measured("throughput", "--size", "100", "--clients", "8", "--seconds", "0.5", "--together")["results"]
+    check_row(row)
+
+
+def test_each_part_of_a_signature_has_its_price(measured: Any) -> None:
+    found = measured("signature")
+    assert (found["members"], found["threshold"]) == (4, 2)
+    assert len(found["steps"]) == 5
+    for step in found["steps"]:
+        assert 0 < step["p50_us"] <= step["p95_us"]
+        assert step["ratio_to_floor"] == pytest.approx(
+            step["p50_us"] / (found["signature_us"] + found["signature_check_us"])
+        )
+
+
 @pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed")
 def test_etcd_is_measured_beside(measured: Any) -> None:
     found = measured("throughput", "--etcd", "--size", "4096", "--clients", "2", "--seconds", "0.5")
