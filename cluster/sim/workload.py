@@ -241,7 +241,7 @@ class Client:
         )
 
     async def _submit(self, aguid: bytes, operation: bytes, blocks: list[bytes], deadline: Deadline) -> Ran:
-        upload = Upload(self._asker, self._fetcher, self._around.membership.quorum, deadline)
+        upload = Upload(self._asker, self._fetcher, self._around.membership.quorum, lambda: self._ring.leader, deadline)
         try:
             for block in blocks:
                 await upload.add(block, bguid(block))

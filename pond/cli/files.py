@@ -124,6 +124,7 @@ def new_file(path: str) -> Iterator[BinaryIO]:
         else:
             temporary = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}")
             file = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            _keep_mode(place, file)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write {shown(path, 200)} ({_reason(error)}): name another file") from None
     try:
@@ -156,6 +157,7 @@ def resumed_output(path: str | None) -> Iterator[tuple[BinaryIO, bool]]:
         return
     try:
         with file:
+            _keep_mode(place, file)
             yield file, os.fstat(file.fileno()).st_size > 0
             file.flush()
             os.fsync(file.fileno())
@@ -193,6 +195,12 @@ def _open(path: str | Path, flags: int) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _keep_mode(place: Path, file: BinaryIO) -> None:
+    """Who may do what with a file that is there already may do the same with what takes its place."""
+    with suppress(FileNotFoundError):
+        os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
 
 
 def _reason(error: OSError | ValueError) -> str:

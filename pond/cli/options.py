@@ -156,7 +156,9 @@ def byte_range(value: str) -> tuple[int, int | None]:
     """Where bytes start and stop, from text like 1M..2M; either may be left out."""
     found = re.fullmatch(r"(\d{0,18})([kKmMgG]?)\.\.(\d{0,18})([kKmMgG]?)", value)
     if found is None or (found[2] and not found[1]) or (found[4] and not found[3]):
-        raise click.BadParameter(f"{shown(value)} is no range: write it like 0..4096, 1M..2M or 100..")
+        raise click.BadParameter(
+            f"{shown(value)} is no range: write it like 0..4096, 1M..2M or, to the end, 100.. (bytes)"
+        )
     start = int(found[1] or 0) * _UNITS[found[2].lower()]
     stop = int(found[3]) * _UNITS[found[4].lower()] if found[3] else None
     if stop is not None and stop < start:

@@ -243,7 +243,13 @@ class _Commit:
         context = self._context
         progress = self._progress if not self._uploads else None
         upload = Upload(
-            context.asker, context.fetcher, context.ring.membership.quorum, self._deadline, progress, total_bytes
+            context.asker,
+            context.fetcher,
+            context.ring.membership.quorum,
+            lambda: context.ring.leader,
+            self._deadline,
+            progress,
+            total_bytes,
         )
         self._uploads.append(upload)
         key: Secret = self._target.read_keys[self._target.epoch]

@@ -182,6 +182,11 @@ class RingClient:
         if self._time is None or claim.time > self._time[0]:
             self._time = claim.time, self._loop.time()
 
+    @property
+    def leader(self) -> int:
+        """The server that leads, as far as we know."""
+        return self._leader.server
+
     # --- updates ---------------------------------------------------------------------------------------------------
 
     async def submit(

@@ -53,6 +53,7 @@ class Upload:
         asker: Asker,
         fetcher: Fetcher,
         quorum: int,
+        leader: Callable[[], int],
         deadline: Deadline,
         progress: Progress | None = None,
         total_bytes: int = 0,
@@ -60,6 +61,7 @@ class Upload:
         self._asker = asker
         self._fetcher = fetcher
         self._quorum = quorum
+        self._leader = leader
         self._deadline = deadline
         self._progress = progress
         self._total_bytes = total_bytes
@@ -101,6 +103,7 @@ class Upload:
             await self._send_chunk()
         await self.settle()
         await self._complete()
+        await self._complete_leader()
         return []
 
     async def settle(self) -> None:
@@ -114,12 +117,12 @@ class Upload:
 
     async def abandon(self) -> None:
         """Stop what is on its way; to be called in any case."""
-        tasks = [*self._tasks, *self._reaching.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks.clear()
-        self._reaching.clear()
+        while tasks := [*self._tasks, *self._reaching.values()]:  # what is broken off begins to reach servers again
+            self._tasks.clear()
+            self._reaching.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def supply(self, server: int) -> None:
         """Bring one server what it lacks, from those that hold it. Gives up silently: other servers are enough."""
@@ -291,6 +294,13 @@ class Upload:
                         f" {self._quorum} are needed: see `pond cluster status`"
                     )
                 await asyncio.sleep(GRACE_SECONDS)
+
+    async def _complete_leader(self) -> None:
+        """Until who leads holds everything too, unless it does not answer. It would have to fetch the rest from others,
+        and these do not wait for its proposal for long before they replace it."""
+        leader = self._leader()
+        while self._lacking[leader] and await self._bring(leader):
+            pass
 
     async def _keep_all(self) -> None:
         """Have all that was sent wait anew."""

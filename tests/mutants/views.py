@@ -7,7 +7,7 @@ from bft.messages import NewView
 from bft.new_view import Decision, _Told, decide
 from bft.suspicion import Suspicion
 from bft.view_change import ViewChanges
-from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
+from tests.mutants.mutant import ByTests, mutant, one_less
 
 RULES = ("tests/paper/test_new_view.py",)
 LIES = ("tests/paper/test_view_change.py",)
@@ -69,7 +69,7 @@ def checkpoint_of_one(patch):
     _with_f(patch, "_checkpoint")
 
 
-@mutant("4.4", ByTests("assert|does not follow", LIES), BySeeds("rule [12]", 300, '[[liars]]\nkind = "bad-new-view"'))
+@mutant("4.4", ByTests("assert|does not follow", LIES))
 def new_view_is_not_computed_again(patch):
     """Backups take what the new primary decided for what follows from its VIEW-CHANGEs."""
     on_new_view = ViewChanges.on_new_view

@@ -77,3 +77,15 @@ def test_what_somebody_else_put_there_is_left_alone(tmp_path, make):
 def test_a_device_is_written_directly(tmp_path):
     assert write("/dev/null", b"content") == b""
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_what_takes_the_place_of_a_private_file_is_private(tmp_path):
+    for write in (files.new_file, lambda path: files.resumed_output(path)):
+        place = tmp_path / "private"
+        place.write_bytes(b"old")
+        place.chmod(0o600)
+        with write(str(place)) as opened:
+            out = opened[0] if isinstance(opened, tuple) else opened
+            assert stat.S_IMODE(os.fstat(out.fileno()).st_mode) == 0o600
+            out.write(b"new")
+        assert (place.read_bytes(), stat.S_IMODE(place.stat().st_mode)) == (b"new", 0o600)

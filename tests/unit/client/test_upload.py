@@ -211,6 +211,42 @@ def test_each_server_may_be_away_in_its_turn(loop):
     check_run(loop, test)
 
 
+def test_who_leads_holds_everything_before_it_is_asked_to_order_it(loop):
+    """Else it refuses what all others wait for it to propose, until they replace it."""
+
+    async def test(cluster: Cluster) -> None:
+        _, notes = await notes_of(cluster)
+        ask, before = cluster.ask, len(cluster.asked)
+        lost: list[bytes] = []
+
+        def losing(server: int, links: Any, data: bytes) -> None:
+            if server == 0 and len(data) > CHUNK // 2 and len(lost) < 5:
+                lost.append(data)
+            else:
+                ask(server, links, data)
+
+        cluster.ask = losing  # type: ignore[method-assign]
+        assert (await notes.write(CONTENT, timeout=20.0)).size == SIZE
+        assert len(lost) == 5
+        asked = [type(question) for server, question in cluster.asked[before:] if server == 0]
+        assert PutBlocks in asked
+        assert PutBlocks not in asked[asked.index(Submit) :]
+        assert held(cluster, 0) >= SIZE
+
+    check_run(loop, test)
+
+
+def test_who_leads_is_not_waited_for_when_it_does_not_answer(loop):
+    async def test(cluster: Cluster) -> None:
+        _, notes = await notes_of(cluster)
+        writing = asyncio.ensure_future(notes.write(CONTENT, timeout=20.0))
+        await until_held(cluster, SIZE // 5, writing)
+        cluster.down = {0}
+        assert (await writing).size == SIZE
+
+    check_run(loop, test)
+
+
 def test_too_few_servers_are_waited_for(loop):
     async def test(cluster: Cluster) -> None:
         _, notes = await notes_of(cluster)
