@@ -68,6 +68,7 @@ class Signing:
         self._pool: dict[int, tuple[SecretNonces, NonceCommitment]] = {}
         self._asked_for_random = False
         self._sent_again = 0
+        self._spent = False
         self._sent: dict[Sequence, tuple[ReplicaId, SignatureShare]] = {}
         # As coordinator: what others published and have not been named for yet, and the sessions under way.
         self._published: dict[ReplicaId, _Published] = {}
@@ -101,7 +102,7 @@ class Signing:
         return self._refresh()
 
     def _refresh(self) -> list[Effect]:
-        self._asked_for_random = True
+        self._asked_for_random, self._spent = True, False
         return [NeedRandom(self._lot * RANDOM_PER_NONCE)]
 
     def on_random(self, data: bytes) -> list[Effect]:
@@ -123,7 +124,7 @@ class Signing:
 
     def publish_again(self, to: ReplicaId) -> list[Effect]:
         """Someone has none of our commitments left: if it is to name them, send the last lot, of which it may use those
-        after where it stopped. When it asks again, it had come to the end of them: send new ones.
+        after where it stopped. When it asks again, it had come to the end of them: make new ones soon.
 
         What is below a nonce that is gone was named for batches that others told us of: nobody names it any longer.
         """
@@ -133,7 +134,8 @@ class Signing:
         while first - 1 in self._pool and self._next_index - first < self._lot:
             first -= 1
         if first == self._next_index or self._sent_again == self._next_index:
-            return [] if self._asked_for_random else self._refresh()
+            self._spent = True
+            return []
         self._sent_again = self._next_index
         run = [self._pool[index][1] for index in range(first, self._next_index)]
         return [Send(to, Nonces(self._membership.epoch, self._view, self._start, first, run))]
@@ -248,7 +250,7 @@ class Signing:
         """Ask for random bytes when half of the pool is used. As primary we know which nonces we can still name: some
         were named for batches that others told us of."""
         left = self.commitments_of(self._identity) if self._leads(self._view) else len(self._pool)
-        if self._asked_for_random or left > self._lot // 2:
+        if self._asked_for_random or (left > self._lot // 2 and not self._spent):
             return []
         return self._refresh()
 

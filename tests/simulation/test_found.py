@@ -101,7 +101,17 @@ def test_who_has_named_all_nonces_of_a_signer_gets_new_ones():
         primary._published[ReplicaId(1)].pairs.clear()
         primary._used[ReplicaId(1)] = NonceName(signer._start, signer._next_index - 1)
         for _ in range(2):
-            ring.perform(ReplicaId(1), signer.publish_again(ReplicaId(0)))
+            ring.perform(ReplicaId(1), signer.publish_again(ReplicaId(0)) + signer.refill())
             ring.run()
         assert primary.commitments_of(ReplicaId(1)) == 4
         assert len(signer._pool) <= 8
+
+
+def test_a_primary_that_asks_for_nonces_all_the_time_gets_one_lot_a_tick():
+    ring = Ring()
+    signer = ring.replicas[1].signing
+    for _ in range(100):
+        ring.perform(ReplicaId(1), signer.publish_again(ReplicaId(0)))
+    assert signer._next_index == 64
+    ring.fire("tick")
+    assert signer._next_index == 128
