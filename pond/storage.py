@@ -456,6 +456,8 @@ class Storage:
             fields, checksum = number[:-_CHECKSUM_BYTES], number[-_CHECKSUM_BYTES:]
             if crc32(fields).to_bytes(_CHECKSUM_BYTES, "big") != checksum:
                 raise self._damaged("it does not say where its journal begins")
+            if int.from_bytes(fields[:8], "big") > 1 and journal.stat().st_size == 0:
+                raise self._damaged(f"{JOURNAL_FILE}, which goes with it, is empty")
             return int.from_bytes(fields[:8], "big"), int.from_bytes(fields[8:], "big")
         if found not in (None, WITHOUT_JOURNAL):
             raise StorageUnusable(

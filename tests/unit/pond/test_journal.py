@@ -235,6 +235,19 @@ def test_a_journal_that_is_gone_is_damage(tmp_path: Path):
         Storage(tmp_path, TABLES)
 
 
+def test_a_journal_that_is_empty_and_was_not_is_damage(tmp_path: Path):
+    """Once something was in it, it never gets shorter."""
+    with opened(tmp_path) as store:
+        store.write([Write("log", b"old", b"1")])
+        store.sync()
+        store.commit()
+        store.write([Write("log", b"vote", b"1")])
+        store.sync()
+    os.truncate(tmp_path / JOURNAL_FILE, 0)
+    with pytest.raises(StorageDamaged, match="journal, which goes with it, is empty"):
+        Storage(tmp_path, TABLES)
+
+
 def test_a_file_that_is_gone_beside_its_journal_is_damage(tmp_path: Path):
     with opened(tmp_path) as store:
         store.write([Write("log", b"vote", b"1")])
