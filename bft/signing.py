@@ -67,6 +67,8 @@ class Signing:
         self._next_index = 0
         self._pool: dict[int, tuple[SecretNonces, NonceCommitment]] = {}
         self._asked_for_random = False
+        self._sent_again = 0
+        self._spent = False
         self._sent: dict[Sequence, tuple[ReplicaId, SignatureShare]] = {}
         # As coordinator: what others published and have not been named for yet, and the sessions under way.
         self._published: dict[ReplicaId, _Published] = {}
@@ -100,7 +102,7 @@ class Signing:
         return self._refresh()
 
     def _refresh(self) -> list[Effect]:
-        self._asked_for_random = True
+        self._asked_for_random, self._spent = True, False
         return [NeedRandom(self._lot * RANDOM_PER_NONCE)]
 
     def on_random(self, data: bytes) -> list[Effect]:
@@ -111,6 +113,8 @@ class Signing:
         for offset in range(0, len(data), RANDOM_PER_NONCE):
             self._pool[self._next_index] = self._scheme.commit(data[offset : offset + RANDOM_PER_NONCE])
             self._next_index += 1
+        while len(self._pool) > 2 * self._lot:
+            del self._pool[next(iter(self._pool))]
         commitments = [self._pool[index][1] for index in range(first, self._next_index)]
         message = Nonces(self._membership.epoch, self._view, self._start, first, commitments)
         if not self._leads(self._view):
@@ -119,16 +123,21 @@ class Signing:
         return []
 
     def publish_again(self, to: ReplicaId) -> list[Effect]:
-        """Someone has none of our commitments left: if it is to name them, send one lot, of which it may use those
-        after where it stopped."""
+        """Someone has none of our commitments left: if it is to name them, send the last lot, of which it may use those
+        after where it stopped. When it asks again, it had come to the end of them: make new ones soon.
+
+        What is below a nonce that is gone was named for batches that others told us of: nobody names it any longer.
+        """
         if not self._pool or self._membership.primary(self._view) != to:
             return []
-        first = min(self._pool)
-        run = []
-        for index in range(first, min(first + self._lot, self._next_index)):
-            if index not in self._pool:
-                break
-            run.append(self._pool[index][1])
+        first = self._next_index
+        while first - 1 in self._pool and self._next_index - first < self._lot:
+            first -= 1
+        if first == self._next_index or self._sent_again == self._next_index:
+            self._spent = True
+            return []
+        self._sent_again = self._next_index
+        run = [self._pool[index][1] for index in range(first, self._next_index)]
         return [Send(to, Nonces(self._membership.epoch, self._view, self._start, first, run))]
 
     def lacks_nonces_of(self, replica: ReplicaId) -> bool:
@@ -238,8 +247,10 @@ class Signing:
         return None
 
     def refill(self) -> list[Effect]:
-        """Ask for random bytes when half of the pool is used."""
-        if self._asked_for_random or len(self._pool) > self._lot // 2:
+        """Ask for random bytes when half of the pool is used. As primary we know which nonces we can still name: some
+        were named for batches that others told us of."""
+        left = self.commitments_of(self._identity) if self._leads(self._view) else len(self._pool)
+        if self._asked_for_random or (left > self._lot // 2 and not self._spent):
             return []
         return self._refresh()
 

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import mmap
 import os
+import secrets
 import struct
 import subprocess
 import sys
@@ -34,15 +35,16 @@ from bft.effects import Write
 from pond.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, StorageRotten, StorageUnusable
 from pond.journal import JOURNAL_BYTES, Journal, RecordLost
 
-FORMAT = b"3"
+FORMAT = b"4"
 """Number of the layout, kept in the file and checked at opening. In 1, never released, values had no checksum; 2 had no
-journal.
+journal; 3 had one without a seed.
 
 A value is followed by the CRC-32 of table name, key and value, in 4 bytes, most significant first.
 """
 
 WITHOUT_JOURNAL = b"2"
-"""The layout that is brought up to date when it is opened."""
+WITHOUT_SEED = b"3"
+"""The layouts that are brought up to date when they are opened."""
 
 MAP_BYTES = 1 << 40
 """How large the file may grow. LMDB needs the number ahead; it costs address space only."""
@@ -90,7 +92,7 @@ for problem in lmdb.verify.verify(sys.argv[1])[:1]:
 _OWN_TABLE = b"pond.storage"
 _FORMAT_KEY = b"format"
 _JOURNAL_KEY = b"journal"
-"""Number of the journal's first record since this commit, in 8 bytes, and their CRC-32."""
+"""Number of the journal's first record since this commit, in 8 bytes, its seed in 4, and the CRC-32 of both."""
 _TRIAL_KEY = b"trial"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_FILE = "in-use"
@@ -137,10 +139,10 @@ class Storage:
                 opened.callback(self._mapping.close)
                 self._check_length()
                 self._own = self._environment.open_db(_OWN_TABLE)
-                number = self._check_format()
+                number, seed = self._check_format()
                 self._tables = {name: self._environment.open_db(name.encode()) for name in tables}
                 limit_bytes = min(JOURNAL_BYTES, (quota_bytes or MAP_BYTES) // COMMITS_IN_QUOTA)
-                self._journal = Journal(directory / JOURNAL_FILE, number, limit_bytes)
+                self._journal = Journal(directory / JOURNAL_FILE, number, limit_bytes, seed)
                 opened.callback(self._journal.close)
                 self._apply_journal()
                 if quota_bytes is not None:  # what was synced is within it, but for pages that only its commit takes
@@ -272,7 +274,7 @@ class Storage:
         """All that was written into the engine's file: the journal is not needed any longer."""
         transaction = self._begun()
         try:
-            transaction.put(_JOURNAL_KEY, _numbered(self._journal.number), db=self._own)
+            transaction.put(_JOURNAL_KEY, _numbered(self._journal.number, self._journal.seed), db=self._own)
             self._transaction = None
             transaction.commit()
         except lmdb.Error as error:
@@ -440,32 +442,36 @@ class Storage:
             if problems:
                 raise self._damaged(problems[0])
 
-    def _check_format(self) -> int:
-        """The number of the journal's first record. A directory that has no journal yet gets one."""
+    def _check_format(self) -> tuple[int, int]:
+        """The number of the journal's first record, and its seed. A directory that has no journal yet gets one."""
         journal = self._directory / JOURNAL_FILE
         with self._environment.begin() as transaction:
             found = transaction.get(_FORMAT_KEY, db=self._own)
             number = transaction.get(_JOURNAL_KEY, b"", db=self._own)
             if found is None and transaction.stat()["entries"] > 1:  # tables, yet no number: LMDB's, but none of ours
                 raise self._damaged("it has no format number")
-        if found == FORMAT:
+        if found in (FORMAT, WITHOUT_SEED):
             if not journal.exists():
                 raise self._damaged(f"{JOURNAL_FILE}, which goes with it, is gone")
-            if crc32(number[:8]).to_bytes(_CHECKSUM_BYTES, "big") != number[8:]:
+            fields, checksum = number[:-_CHECKSUM_BYTES], number[-_CHECKSUM_BYTES:]
+            if crc32(fields).to_bytes(_CHECKSUM_BYTES, "big") != checksum:
                 raise self._damaged("it does not say where its journal begins")
-            return int.from_bytes(number[:8], "big")
+            if int.from_bytes(fields[:8], "big") > 1 and journal.stat().st_size == 0:
+                raise self._damaged(f"{JOURNAL_FILE}, which goes with it, is empty")
+            return int.from_bytes(fields[:8], "big"), int.from_bytes(fields[8:], "big")
         if found not in (None, WITHOUT_JOURNAL):
             raise StorageUnusable(
                 f"{self._directory} has format {found.decode(errors='replace')}, and this program knows format"
                 f" {FORMAT.decode()}: start the server with the version of Pond that wrote it"
             )
+        seed = _new_seed()
         journal.touch(mode=0o600)
         _sync_directory(self._directory)
         _sync_directory(self._directory.parent)
         with self._environment.begin(write=True) as transaction:
             transaction.put(_FORMAT_KEY, FORMAT, db=self._own)
-            transaction.put(_JOURNAL_KEY, _numbered(1), db=self._own)
-        return 1
+            transaction.put(_JOURNAL_KEY, _numbered(1, seed), db=self._own)
+        return 1, seed
 
     def _apply_journal(self) -> None:
         """Take up what was synced after the last commit. It is committed at once: after a failed sync a file may read
@@ -477,7 +483,11 @@ class Storage:
                 self._unsynced += writes
         except (RecordLost, msgspec.MsgspecError, KeyError) as error:
             raise self._damaged(f"{JOURNAL_FILE}: {error}") from None
-        if self._unsynced:
+        if not self._journal.seed:
+            self._journal.seed = _new_seed()
+            self._begun().put(_FORMAT_KEY, FORMAT, db=self._own)
+            self.commit()
+        elif self._unsynced:
             self.commit()
 
 
@@ -486,8 +496,12 @@ def _pages(size_bytes: int) -> int:
     return (_PAGE_HEAD_BYTES - 1 + size_bytes) // mmap.PAGESIZE + 1
 
 
-def _numbered(number: int) -> bytes:
-    data = number.to_bytes(8, "big")
+def _new_seed() -> int:
+    return 1 + secrets.randbelow(2**32 - 1)
+
+
+def _numbered(number: int, seed: int) -> bytes:
+    data = number.to_bytes(8, "big") + seed.to_bytes(4, "big")
     return data + crc32(data).to_bytes(_CHECKSUM_BYTES, "big")
 
 

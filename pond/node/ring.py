@@ -105,7 +105,7 @@ class RingServer:
         self._waiting: list[_WaitingRead] = []
         self.uploads = Uploads(replica.disk, upload_limit_bytes)
         self.scrub = Scrub(replica.identity, replica.membership, replica.disk)
-        self._suspects: list[StorageRotten] = []
+        self._suspects: set[tuple[str, bytes]] = set()
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class RingServer:
             try:
                 return [ToClient(read.client, self._reads.answer(read.question, provable))]
             except StorageRotten as rotten:
-                self._suspects.append(rotten)
+                self._suspects.add((rotten.table, rotten.key))
                 return [ToClient(read.client, Refused(read.question.ask, ROTTEN))]
         if len(self._waiting) >= WAITING_READS:
             return [ToClient(read.client, Overloaded(read.question.ask, RETRY_AFTER_MS))]
@@ -226,23 +226,21 @@ class RingServer:
     def _block(self, guid: bytes) -> bytes | None:
         """A block or a tree node; None when it is not here, or has rotted: the client asks another server then."""
         try:
-            block = self._disk.get(BLOCKS, guid) or self._disk.get(NODES, guid)
-            if block is None and self._disk.size(BLOCKS, guid) is not None:
-                self._suspects.append(StorageRotten(BLOCKS, guid))
-            return block
+            block = self._disk.get(BLOCKS, guid)  # which may be empty
+            return self._disk.get(NODES, guid) if block is None else block
         except StorageRotten as rotten:
-            self._suspects.append(rotten)
+            self._suspects.add((rotten.table, rotten.key))
             return None
 
     # --- self-repair -----------------------------------------------------------------------------------------------
 
     def _scrub(self, now: AgreedTime) -> list[Effect]:
         """A little of the walk; what readers met with is looked at first. A state that is being fetched is no state."""
-        suspects, self._suspects = self._suspects, []
+        suspects, self._suspects = self._suspects, set()
         if self.replica.recovery.transfer.busy:
             return []
         tree = self.replica.execution.tree
-        effects = [effect for rotten in suspects for effect in self.scrub.suspect(rotten.table, rotten.key, tree)]
+        effects = [effect for table, key in sorted(suspects) for effect in self.scrub.suspect(table, key, tree)]
         return [*effects, *self.scrub.tick(tree, now)]
 
     # --- blocks that travel ahead ------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """What the simulator found, as scenarios that do not depend on what a seed means today."""
 
-from bft.messages import Nonces
+from bft.effects import BurstEnded, Requested
+from bft.messages import Commit, NonceName, Nonces, Prepare, PrePrepare
 from bft.tuning import Tuning
 from bft.types import ReplicaId
-from tests.unit.bft.ring import Ring
+from tests.unit.bft.ring import Client, Ring
 
 
 def certified(ring):
@@ -47,6 +48,70 @@ def test_nonces_published_again_are_never_more_than_may_be():
     ring.run()
     ring.replicas[0].signing._published.clear()
     ring.perform(ReplicaId(0), ring.replicas[0].signing.publish_again(ReplicaId(1)))
-    idle(ring, 3)
+    ring.pass_time(3)
     assert not [refused for _, refused in ring.rejected if "nonces" in refused.reason]
     assert all(ring.replicas[0].signing.commitments_of(ReplicaId(backup)) for backup in (1, 2, 3))
+
+
+def lose_one(ring, victim):
+    """Two batches are under way, and one server hears of the first only when it is decided."""
+    first = ring.executed[0] + 1
+    ring.drops = lambda sender, to, message: (
+        to == victim and isinstance(message, PrePrepare | Prepare | Commit) and message.sequence == first
+    )
+    for name in ("one", "two"):
+        ring.step(ReplicaId(0), Requested(name, Client(f"{name} {first}").request(b"x"), ring.now))
+        ring.step(ReplicaId(0), BurstEnded(ring.now))
+    ring.run()
+    ring.pass_time(0.3)
+    ring.deliver_all()
+
+
+def test_nonces_of_batches_that_others_told_of_do_not_stop_those_behind_them():
+    """A signer that had not run a batch live sent only its nonce of that again, for ever, and no primary could use it:
+    when each backup had lost one proposal, nothing was certified until the next view."""
+    ring = Ring()
+    ring.pass_time(3)
+    for victim in (1, 2, 3):
+        lose_one(ring, victim)
+        ring.pass_time(5)
+        assert all(ring.replicas[0].signing.commitments_of(ReplicaId(backup)) for backup in (1, 2, 3))
+    assert certified(ring) == ring.executed[0]
+    assert ring.replicas[0].views.view == 0
+
+
+def test_a_primary_that_is_told_of_its_own_batches_does_not_run_out_of_nonces():
+    """Those that it had named for them filled its pool, which was never filled up again."""
+    ring = Ring()
+    for _ in range(15):
+        ring.drops = lambda sender, to, message: to == 0 and isinstance(message, Commit)
+        ring.pass_time(2)
+        ring.deliver_all()
+        ring.pass_time(3)
+        assert certified(ring) == ring.executed[0]
+    assert ring.replicas[0].views.view == 0
+    assert len(ring.replicas[0].signing._pool) <= 128
+
+
+def test_who_has_named_all_nonces_of_a_signer_gets_new_ones():
+    """All of its pool was named for batches that it did not run live."""
+    ring = Ring(tuning=Tuning(pool=4))
+    primary, signer = (ring.replicas[identity].signing for identity in (0, 1))
+    for _ in range(20):
+        primary._published[ReplicaId(1)].pairs.clear()
+        primary._used[ReplicaId(1)] = NonceName(signer._start, signer._next_index - 1)
+        for _ in range(2):
+            ring.perform(ReplicaId(1), signer.publish_again(ReplicaId(0)) + signer.refill())
+            ring.run()
+        assert primary.commitments_of(ReplicaId(1)) == 4
+        assert len(signer._pool) <= 8
+
+
+def test_a_primary_that_asks_for_nonces_all_the_time_gets_one_lot_a_tick():
+    ring = Ring()
+    signer = ring.replicas[1].signing
+    for _ in range(100):
+        ring.perform(ReplicaId(1), signer.publish_again(ReplicaId(0)))
+    assert signer._next_index == 64
+    ring.fire("tick")
+    assert signer._next_index == 128

@@ -3,18 +3,21 @@
 import os
 import random
 import shutil
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
+import msgspec
 import pytest
 
 from bft.effects import Write
 from pond import storage
 from pond.errors import StorageDamaged, StorageError, StorageFull
 from pond.journal import JOURNAL_BYTES, SECTOR_BYTES, Journal, RecordLost
-from pond.storage import DATA_FILE, FORMAT, JOURNAL_FILE, WITHOUT_JOURNAL, Storage
+from pond.storage import DATA_FILE, FORMAT, JOURNAL_FILE, WITHOUT_JOURNAL, WITHOUT_SEED, Storage
 
 TABLES = ("log", "blocks")
 HEADER_BYTES = 20
@@ -25,8 +28,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
-def fill(path: Path, payloads: list[bytes], number: int = 1) -> None:
-    with closing(Journal(path, number)) as journal:
+def fill(path: Path, payloads: list[bytes], number: int = 1, seed: int = 0) -> None:
+    with closing(Journal(path, number, seed=seed)) as journal:
         assert list(journal.replay()) == []
         for payload in payloads:
             journal.append(payload)
@@ -232,6 +235,19 @@ def test_a_journal_that_is_gone_is_damage(tmp_path: Path):
         Storage(tmp_path, TABLES)
 
 
+def test_a_journal_that_is_empty_and_was_not_is_damage(tmp_path: Path):
+    """Once something was in it, it never gets shorter."""
+    with opened(tmp_path) as store:
+        store.write([Write("log", b"old", b"1")])
+        store.sync()
+        store.commit()
+        store.write([Write("log", b"vote", b"1")])
+        store.sync()
+    os.truncate(tmp_path / JOURNAL_FILE, 0)
+    with pytest.raises(StorageDamaged, match="journal, which goes with it, is empty"):
+        Storage(tmp_path, TABLES)
+
+
 def test_a_file_that_is_gone_beside_its_journal_is_damage(tmp_path: Path):
     with opened(tmp_path) as store:
         store.write([Write("log", b"vote", b"1")])
@@ -262,13 +278,66 @@ def test_a_commit_that_is_older_than_the_journal_is_damage(tmp_path: Path):
     "payload", [b"", b"\xc1", b"\x91\x93\xa3log\xc4\x01k\x01", b"\x91\x93\xa4what\xc4\x01k\xc4\x00"]
 )
 def test_a_record_that_says_something_else_is_damage(tmp_path: Path, payload: bytes):
-    with opened(tmp_path):
-        pass
-    fill(tmp_path / JOURNAL_FILE, [payload])
+    with opened(tmp_path) as store:
+        seed = store._journal.seed
+    fill(tmp_path / JOURNAL_FILE, [payload], seed=seed)
     with pytest.raises(StorageDamaged, match="journal"):
         Storage(tmp_path, TABLES)
     with pytest.raises(StorageDamaged):  # and nothing is left locked or open
         Storage(tmp_path, TABLES)
+
+
+def put_records(store: Storage, directory: Path, number: int, payload: bytes) -> None:
+    """A block as a client may choose it, whose bytes read like a record wherever a sector begins, and a commit."""
+    fields = struct.pack(">QII", number, len(payload), crc32(payload))
+    record = fields + crc32(fields).to_bytes(4, "big") + payload
+    block = record.ljust(SECTOR_BYTES, b"\0") * 100
+    for _ in range(2):
+        store.write([Write("blocks", b"block", block)])
+        store.sync()
+        place = (directory / JOURNAL_FILE).read_bytes().index(record) % SECTOR_BYTES
+        store.commit()
+        block = block[place:] + block[:place]
+
+
+def test_what_clients_chose_is_not_taken_for_a_record_that_was_lost(tmp_path: Path):
+    """Blocks of an earlier round stay in the file: one of them, and no server would start again."""
+    with opened(tmp_path) as store:
+        put_records(store, tmp_path, 2**62, b"")
+        store.write([Write("log", b"vote", b"1")])
+        store.sync()
+    with opened(tmp_path) as store:
+        assert store.get("log", b"vote") == b"1"
+
+
+def test_what_clients_chose_is_not_taken_for_the_next_record(tmp_path: Path):
+    """It could write anything anywhere, such as votes, on a server that is started again."""
+    with opened(tmp_path) as store:
+        put_records(store, tmp_path, 4, msgspec.msgpack.encode([Write("log", b"vote", b"forged")]))
+        store.write([Write("log", b"vote", b"1")])
+        store.sync()
+    with opened(tmp_path) as store:
+        assert store.get("log", b"vote") == b"1"
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_journal_without_a_seed_gets_one(tmp_path: Path, synced: bool):
+    with opened(tmp_path) as store:
+        store.write([Write("log", b"old", b"1")])
+        store.commit()
+    fields = (1).to_bytes(8, "big")
+    with lmdb.open(str(tmp_path), max_dbs=5) as environment:
+        own = environment.open_db(b"pond.storage")
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"format", WITHOUT_SEED, db=own)
+            transaction.put(b"journal", fields + crc32(fields).to_bytes(4, "big"), db=own)
+    if synced:
+        fill(tmp_path / JOURNAL_FILE, [msgspec.msgpack.encode([Write("log", b"synced", b"1")])])
+    expected = [b"old", *([b"synced"] if synced else [])]
+    for _ in range(2):
+        with opened(tmp_path) as store:
+            assert store._journal.seed
+            assert [key for key, _ in store.scan("log", b"", b"z")] == expected
 
 
 def test_a_storage_without_a_journal_gets_one(tmp_path: Path):

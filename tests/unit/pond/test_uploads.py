@@ -12,10 +12,10 @@ from bft.effects import Persist
 from bft.messages import Commit
 from bft.types import AgreedTime
 from pond.client.predicates import version_is
-from pond.errors import Aborted
+from pond.errors import Aborted, StorageRotten
 from pond.model.block import bguid
 from pond.model.tables import BLOCKS
-from pond.node.ring import SWEEP, RingServer, ToClient
+from pond.node.ring import SCRUB, SWEEP, RingServer, ToClient
 from pond.node.uploads import (
     NAMED_SECONDS,
     NOBODY,
@@ -27,7 +27,18 @@ from pond.node.uploads import (
     UPLOADS_BY_TIME,
     account_of,
 )
-from pond.protocol import MAX_KEPT, BlocksHeld, BlocksKept, KeepBlocks, Overloaded, PutBlocks, Question, Refused
+from pond.protocol import (
+    MAX_KEPT,
+    MAX_NAMED,
+    BlocksHeld,
+    BlocksKept,
+    GetBlocks,
+    KeepBlocks,
+    Overloaded,
+    PutBlocks,
+    Question,
+    Refused,
+)
 from tests.unit.client.harness import Cluster, VirtualLoop
 
 LARGE = 300_000
@@ -314,5 +325,42 @@ def test_what_was_uploaded_counts_again_after_a_restart() -> None:
         again = RingServer(cluster.servers[0].replica)
         again.started(cluster.now, b"start %10d" % 99)
         assert again.uploads.held_bytes == 900 + UPLOAD_COST_BYTES
+
+    run(test)
+
+
+def suspected(cluster: Cluster, block: bytes) -> tuple[set[tuple[str, bytes]], str]:
+    """What a server thinks is rotten when someone asks for a block many times, and what it says of itself then."""
+    server = cluster.servers[0]
+    server.on_client("anybody", GetBlocks(7, [bguid(block)] * MAX_NAMED), cluster.now)
+    suspects = server._suspects
+    server.on_timer(SCRUB, cluster.now)
+    return suspects, server.status(8).detail
+
+
+def test_an_empty_block_is_not_taken_for_a_rotten_one() -> None:
+    """Anybody could make a server say that its disk has lost entries."""
+
+    async def test(cluster: Cluster) -> None:
+        assert put(cluster, b"") == BlocksHeld(7)
+        suspects, detail = suspected(cluster, b"")
+        assert not suspects
+        assert not detail
+
+    run(test)
+
+
+def test_a_rotten_block_is_suspected_once_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster) -> None:
+        block = os.urandom(100)
+        assert put(cluster, block) == BlocksHeld(7)
+
+        def rotten(table: str, key: bytes) -> bytes:
+            raise StorageRotten(table, key)
+
+        monkeypatch.setattr(cluster.servers[0]._disk, "get", rotten)
+        suspects, detail = suspected(cluster, block)
+        assert len(suspects) == 1
+        assert "1 entries" in detail
 
     run(test)
