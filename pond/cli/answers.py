@@ -124,7 +124,7 @@ class Verified(Answer, frozen=True, kw_only=True):
 
 
 class OwnerKey(Answer, frozen=True, kw_only=True):
-    """`key new`, `show`, `list` and `export`: the public side of an owner's key. `list` answers with a list."""
+    """`key new`, `show` and `list`: the public side of an owner's key. `list` answers with a list."""
 
     file: str
     public_key: str
