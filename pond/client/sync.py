@@ -103,10 +103,11 @@ def _shut_down(
         return
 
     async def end() -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        ours = asyncio.current_task()
+        while others := [task for task in asyncio.all_tasks() if task is not ours]:  # who is cancelled may begin others
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
         for closable in closables:
             closable.close()
         loop.stop()

@@ -1,5 +1,6 @@
 """What only the blocking face has: a thread that ends, Ctrl-C, misuse that says so."""
 
+import asyncio
 import gc
 import signal
 import threading
@@ -50,6 +51,28 @@ def test_a_store_that_is_forgotten_ends_its_thread():
     assert gone() is None
     thread.join(DEADLINE_SECONDS)
     assert not thread.is_alive()
+
+
+def test_what_begins_while_all_is_cancelled_is_cancelled_too():
+    """An upload that is broken off looks once more for the servers that it has not reached."""
+    runner = sync.Runner()
+    began = threading.Event()
+    late: list[asyncio.Task[object]] = []
+
+    async def for_ever() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        try:
+            began.set()
+            await for_ever()
+        finally:
+            late.append(asyncio.get_running_loop().create_task(for_ever()))
+
+    runner.start(work())
+    assert began.wait(10)
+    runner.close()
+    assert [task.cancelled() for task in late] == [True]
 
 
 @pytest.mark.parametrize("write", [True, False])
