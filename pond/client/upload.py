@@ -7,6 +7,7 @@ hold it: f+1 of them are right.
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from pond.client.asking import Asker, Conversation, Deadline, reached
@@ -77,7 +78,7 @@ class Upload:
         self._lacking: list[list[bytes]] = [[] for _ in range(asker.servers)]
         self._reaching: dict[int, asyncio.Task[None]] = {}
         self._names: list[bytes] = []
-        self._kept_at = asker.loop.time()
+        self._began = self._kept_at = asker.loop.time()
         self.sent_ahead = False
         """Whether blocks went ahead of the update; else they are to travel inside it."""
         self.resumed_bytes = 0
@@ -296,11 +297,14 @@ class Upload:
                 await asyncio.sleep(GRACE_SECONDS)
 
     async def _complete_leader(self) -> None:
-        """Until who leads holds everything too, unless it does not answer. It would have to fetch the rest from others,
-        and these do not wait for its proposal for long before they replace it."""
-        leader = self._leader()
-        while self._lacking[leader] and await self._bring(leader):
-            pass
+        """Until who leads holds everything too. It would have to fetch the rest from others, and these do not wait for
+        its proposal for long before they replace it. One that does not answer, or takes longer than all of the upload
+        so far, is left alone."""
+        leader, now = self._leader(), self._asker.loop.time()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(now + max(LONGEST_GRACE_SECONDS, now - self._began)):
+                while self._lacking[leader] and await self._bring(leader):
+                    pass
 
     async def _keep_all(self) -> None:
         """Have all that was sent wait anew."""

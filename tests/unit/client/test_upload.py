@@ -236,6 +236,30 @@ def test_who_leads_holds_everything_before_it_is_asked_to_order_it(loop):
     check_run(loop, test)
 
 
+def test_who_leads_and_takes_its_time_at_most_doubles_an_upload(loop):
+    """A liar answers each question just in time, and holds nothing."""
+
+    async def test(cluster: Cluster) -> None:
+        _, notes = await notes_of(cluster)
+        ask = cluster.ask
+
+        def late(server: int, links: Any, data: bytes) -> None:
+            if server == 0 and len(data) > 8 * 1024:
+                cluster.loop.call_later(1.9, ask, server, links, data)
+            else:
+                ask(server, links, data)
+
+        cluster.ask = late  # type: ignore[method-assign]
+        cluster.lies[0] = about(
+            BlocksKept, lambda reply: msgspec.structs.replace(reply, held=[False] * len(reply.held))
+        )
+        began = cluster.loop.time()
+        assert (await notes.write(CONTENT, timeout=60.0)).size == SIZE
+        assert cluster.loop.time() - began < 10.0
+
+    check_run(loop, test)
+
+
 def test_who_leads_is_not_waited_for_when_it_does_not_answer(loop):
     async def test(cluster: Cluster) -> None:
         _, notes = await notes_of(cluster)
