@@ -158,7 +158,7 @@ class Execution:
                 answer = Answer(request.digest, Status.EXECUTED, result.result).encode()
                 self._sessions.keep(view, request.statement, answer)
                 answers.append(answer)
-        back = log.Undo(self.time, [(key, self.tree.get(key)) for key in view.changes])
+        back = log.Undo(self.time, [(key, view.before(key)) for key in view.changes])
         self.tree = self.tree.update(view.changes)
         self.executed, self.time = batch.sequence, time
         claim = Claim(
@@ -172,12 +172,15 @@ class Execution:
         )
         self.states[batch.sequence] = State(claim, self.tree, tuple(answers))
         self.states.pop(Sequence(batch.sequence - KEPT_STATES), None)
-        writes += [Write(log.STATE, key, value) for key, value in view.changes.items()]
-        writes += [log.undo(batch.sequence, back), log.progress(batch.sequence, time, self.tree.root)]
-        self._disk.record(tuple(writes))
+        progress = (
+            *(Write(log.STATE, key, value) for key, value in view.changes.items()),
+            log.undo(batch.sequence, back),
+            log.progress(batch.sequence, time, self.tree.root),
+        )
+        self._disk.record(progress)
         by_request = {request.digest: answer for request, answer in zip(batch.requests, answers, strict=True)}
         return [
-            Store(tuple(writes)),
+            Store((*writes, *progress)),
             Mark(batch.sequence, "executed"),
             Executed(batch.sequence, time, by_request),
         ]

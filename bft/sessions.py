@@ -62,13 +62,20 @@ class StateView:
 
     def __init__(self, get: Callable[[bytes], bytes | None]) -> None:
         self._get = get
+        self._found: dict[bytes, bytes | None] = {}
         self.changes: dict[bytes, bytes | None] = {}
 
     def state(self, key: bytes) -> bytes | None:
         """Value of a key as the batch so far left it."""
         if key in self.changes:
             return self.changes[key]
-        return self._get(key)
+        return self.before(key)
+
+    def before(self, key: bytes) -> bytes | None:
+        """Value of a key in the state below; it is looked up once."""
+        if key not in self._found:
+            self._found[key] = self._get(key)
+        return self._found[key]
 
 
 class Sessions:
