@@ -1,0 +1,94 @@
+"""What a node of the overlay is told, and what it asks for. Times are seconds of any clock that never goes back."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from tapestry.guid import GUID
+from tapestry.messages import Contact, Message
+
+
+class Timer(NamedTuple):
+    """Names a moment to be woken at; a timer that has become stale names something that is over."""
+
+    kind: Literal["leaves", "table", "forward", "probe", "join", "lost", "republish"]
+    number: int = 0
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+class Started(NamedTuple):
+    """The node begins: it joins through one of these, or is the first where there are none."""
+
+    members: tuple[Contact, ...]
+    now: float
+
+
+class Received(NamedTuple):
+    """A message; the link says who sent it."""
+
+    sender: Contact
+    message: Message
+    now: float
+
+
+class TimerFired(NamedTuple):
+    """A timer that was set."""
+
+    timer: Timer
+    now: float
+
+
+class Route(NamedTuple):
+    """Find the root of a key, for whoever runs this node; `number` names the question in what comes of it."""
+
+    key: GUID
+    number: int
+    now: float
+
+
+class Leave(NamedTuple):
+    """The node is about to be stopped, and says so."""
+
+    now: float
+
+
+Event: TypeAlias = Started | Received | TimerFired | Route | Leave
+
+
+# --- effects -----------------------------------------------------------------------------------------------------
+
+
+class Send(NamedTuple):
+    """Send to one node; it may be lost."""
+
+    to: Contact
+    message: Message
+
+
+class SetTimer(NamedTuple):
+    """Wake the node in so many seconds."""
+
+    timer: Timer
+    seconds: float
+
+
+class Joined(NamedTuple):
+    """The node is a member from now on."""
+
+
+class Resolved(NamedTuple):
+    """The root of the key that `Route` with this number asked for, and how many hops away."""
+
+    number: int
+    root: Contact
+    hops: int
+
+
+class Rejected(NamedTuple):
+    """Something that came was dropped."""
+
+    sender: Contact
+    reason: str
+
+
+Effect: TypeAlias = Send | SetTimer | Joined | Resolved | Rejected
