@@ -159,10 +159,10 @@ class Neighbours:
             del self.lost[next(iter(self.lost))]
 
     def timeout_seconds(self, guid: bytes) -> float:
-        """How long to wait for a node's answer; longer with each that did not come."""
+        """How long to wait for a node's answer; longer after the second that did not come."""
         known = self._known.get(guid)
         measure = known if known is not None and known.rtt_seconds else self._typical
         if not measure.rtt_seconds:
             return FIRST_TIMEOUT_SECONDS
         seconds = measure.rtt_seconds + 4 * measure.spread_seconds + GRACE_SECONDS
-        return min(seconds * (1 << (known.misses if known is not None else 0)), MOST_TIMEOUT_SECONDS)
+        return min(seconds * (1 << max(0, known.misses - 1 if known is not None else 0)), MOST_TIMEOUT_SECONDS)

@@ -178,6 +178,8 @@ class Node:
                     return self._on_found(self.contact, message.number, message.hops)
                 return [Send(message.origin, Found(message.number, message.hops))]
             case Join(passed):
+                if message.origin.guid == self.contact.guid:
+                    return []  # we asked through a node that had been lost, and are our own root there too
                 leaves = tuple(leaf for leaf in self.neighbours.leaves if not self.neighbours.suspect(leaf.guid))
                 return [Send(message.origin, Welcome(message.number, leaves, passed))]
 

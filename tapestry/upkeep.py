@@ -33,14 +33,14 @@ TABLE_SECONDS = 10.0
 SAMPLED = 3
 """Nodes of such a row that are asked how near they are."""
 
-PROBE_SECONDS = 1.0
+PROBE_SECONDS = 0.4
 """So often the neighbour that was silent for longest is asked if it is there, if that was for more than"""
-SILENT_SECONDS = 20.0
+SILENT_SECONDS = 8.0
 
 LOST_AGAIN_SECONDS = 5.0
 """So often one of the nodes that were given up is asked once more: it is how the halves of a partition meet again."""
 
-MOST_SLOWNESS = 4.0
+MOST_SLOWNESS = 2.0
 
 
 class Upkeep:
@@ -66,7 +66,7 @@ class Upkeep:
         return [SetTimer(timer, seconds * self._choices.random()) for timer, seconds in periods]
 
     def _again(self, timer: Timer, seconds: float) -> SetTimer:
-        slowness = min(1.0 + 4.0 * self._loss, MOST_SLOWNESS)
+        slowness = min(1.0 + 2.0 * self._loss, MOST_SLOWNESS)
         return SetTimer(timer, seconds * slowness * self._choices.uniform(0.75, 1.25))
 
     def on_timer(self, timer: Timer, now: float) -> list[Effect]:
