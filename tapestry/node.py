@@ -152,7 +152,7 @@ class Node:
             case Located():
                 effects += self.location.on_located(sender, message, now)
             case NotLocated(number):
-                effects += self.location.on_not_located(number, now)
+                effects += self.location.on_not_located(sender, number, now)
             case Copies():
                 effects += self.location.on_copies(sender, message, now)
             case AskNextHop(number, key):
