@@ -14,7 +14,8 @@ Nothing here blocks, and nothing is certain to arrive. A queue that is full drop
 """
 
 from pond.transport.client import ServerLinks
+from pond.transport.overlay import OverlayPort
 from pond.transport.ports import ClientPort, PeerPort
 from pond.transport.sockets import Remote, curve_public
 
-__all__ = ["ClientPort", "PeerPort", "Remote", "ServerLinks", "curve_public"]
+__all__ = ["ClientPort", "OverlayPort", "PeerPort", "Remote", "ServerLinks", "curve_public"]

@@ -52,6 +52,7 @@ class Link:
         remote: Remote,
         server_key: bytes,
         burst: Callable[[zmq.Socket[bytes]], bool] | None = None,
+        max_queued: int = MAX_QUEUED_TO_SERVER,
     ) -> None:
         self.remote = remote
         self.connected = False
@@ -59,6 +60,7 @@ class Link:
         self._kind = kind
         self._server_key = server_key
         self._burst = burst
+        self._max_queued = max_queued
         self._revival: asyncio.TimerHandle | None = None
         self._open()
 
@@ -79,19 +81,20 @@ class Link:
             self._reader.wake()
         return True
 
-    def close(self) -> None:
+    def close(self, linger_seconds: float = 0.0) -> None:
+        """Free its descriptors; what is queued has so long to get out before its side is closed."""
         if self._revival is not None:
             self._revival.cancel()
         self._events.close()
         if self._reader is not None:
             self._reader.close()
-        self._socket.close()
+        self._socket.close(round(1000 * linger_seconds))
 
     def _open(self) -> None:
         self.connected = False
         self._revival = None
         self._in_flight = InFlight()
-        self._socket = self._side.socket(self._kind, MAX_QUEUED_TO_SERVER)
+        self._socket = self._side.socket(self._kind, self._max_queued)
         self._socket.setsockopt(zmq.CURVE_SERVERKEY, self._server_key)
         self._socket.setsockopt(zmq.CURVE_PUBLICKEY, self._side.keys.public)
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, self._side.keys.secret.reveal())
