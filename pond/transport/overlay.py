@@ -85,6 +85,11 @@ class OverlayPort(Port[tuple[bytes, bytes]]):
         """Nodes that there is a link to, whether it is up or not."""
         return frozenset(self._links)
 
+    @property
+    def connected(self) -> frozenset[bytes]:
+        """Nodes that our messages reach at the moment."""
+        return frozenset(name for name, (link, _) in self._links.items() if link.connected)
+
     def close(self, linger_seconds: float = 0.0) -> None:
         """Free the address and all descriptors. What is queued to those who are there has so long to get out."""
         self._look.cancel()

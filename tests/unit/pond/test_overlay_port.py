@@ -129,7 +129,7 @@ def test_last_words_get_out_when_the_port_closes_slowly():
             other = node(1, [])
             port.set_nodes({NAMES[1]: remote(1, other)})
             other.set_nodes({NAMES[0]: remote(0, port)})
-            await until(lambda: [other.send(NAMES[0], b"one")] and inbox)
+            await until(lambda: [other.send(NAMES[0], b"one")] and inbox and other.connected)
             other.send(NAMES[0], b"farewell")
             other.close(linger_seconds=5.0)
             await until(lambda: inbox[-1][1] == b"farewell")
