@@ -95,8 +95,10 @@ class Neighbours:
     def wanted(self, contact: Contact, now: float) -> bool:
         """Whether to ask a node that others speak of if it is there: it has a place here, and was not given up."""
         guid = contact.guid
-        if guid in self._known or guid == self.own.guid:
+        if guid == self.own.guid:
             return False
+        if guid in self._known:
+            return self.leaves.wants(guid)
         lost = self.lost.get(guid)
         if lost is not None and now - lost[1] < LOST_SECONDS:
             return False
@@ -107,6 +109,8 @@ class Neighbours:
         known = self._known.get(contact.guid)
         if known is not None:
             known.heard, known.misses, known.probed = now, 0, False
+            if self.leaves.wants(contact.guid):  # since a leaf before it has gone
+                self._tidy(self.leaves.add(known.contact))
             return False
         back = self.lost.pop(contact.guid, None) is not None
         if self.leaves.wants(contact.guid) or self.table.wants(contact.guid):
