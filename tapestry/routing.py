@@ -68,8 +68,8 @@ class Routing:
     def send(
         self, cargo: Forward, now: float, tried: tuple[bytes, ...] = (), first: Contact | None = None
     ) -> list[Effect] | None:
-        """Send a cargo on its next hop, or through `first`. None when this node is its root; nothing is done where no way
-        is left, as when all neighbours are silent for a moment: the root lies beyond them, whoever it is."""
+        """Send a cargo on its next hop, or through `first`. None when this node is its root; it is dropped where no way
+        is left, as when all neighbours are silent for a moment: the root lies beyond them."""
         to = first or self.next_hop(cargo.key, tried)
         if to is None and self._neighbours.leaves.covers(cargo.key):
             return None
