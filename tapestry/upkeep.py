@@ -192,8 +192,9 @@ class Upkeep:
         known = self._neighbours.get(question.to.guid)
         if known is None or (known.probed and not isinstance(question.message, Probe)):
             return []
-        known.probed = True
-        return self.probe(question.to, now)
+        effects = self.probe(question.to, now)
+        known.probed = bool(effects)
+        return effects
 
     def _ask_lost(self, now: float) -> list[Effect]:
         lost = [contact for contact, _ in self._neighbours.lost.values()]
