@@ -64,8 +64,10 @@ class Joining:
         effects: list[Effect] = []
         for contact in (sender, *message.leaves):
             if contact.guid != self._own.guid and contact.guid not in self._greeted:
-                self._greeted.add(contact.guid)
-                effects += self._upkeep.compare(contact, now)
+                greeting = self._upkeep.compare(contact, now)
+                if greeting:
+                    self._greeted.add(contact.guid)
+                effects += greeting
         return effects
 
     def settled(self, contact: Contact, now: float) -> list[Effect]:
