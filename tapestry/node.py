@@ -126,7 +126,7 @@ class Node:
                     effects += self._upkeep.on_row(message, now)
             case Leaving():
                 effects += self._upkeep.on_leaving(sender, message, now)
-            case AskNextHop(number, key):
+            case AskNextHop(number, key) if self.member:
                 effects.append(Send(sender, NextHop(number, self.routing.next_hop(key))))
             case NextHop(number):
                 self._answered(number, sender, now)
@@ -147,12 +147,15 @@ class Node:
         effects = [*self._upkeep.suspected(question, now), *self._joining.settled(question.to, now)]
         if isinstance(question.message, Forward) and self.member:
             onward = self.routing.send_again(question, question.message, now)
-            effects += self._deliver(question.message) if onward is None else onward
+            here = msgspec.structs.replace(question.message, hops=question.message.hops - 1)
+            effects += self._deliver(here) if onward is None else onward
         return effects
 
     # --- cargo -----------------------------------------------------------------------------------------------------
 
     def _on_route(self, key: GUID, number: int, now: float) -> list[Effect]:
+        if not self.member:
+            return []
         self._sought[number] = key
         if len(self._sought) > UNANSWERED:
             del self._sought[next(iter(self._sought))]
