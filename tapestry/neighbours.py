@@ -31,14 +31,16 @@ LOST_SECONDS = 60.0
 class Neighbour:
     """One of the nodes that this one knows."""
 
-    __slots__ = ("contact", "heard", "misses", "probed", "rtt_seconds", "spread_seconds")
+    __slots__ = ("contact", "heard", "missed", "misses", "probed", "rtt_seconds", "spread_seconds")
 
     def __init__(self, contact: Contact, now: float) -> None:
         self.contact = contact
         self.heard = now
         """When it was heard from last."""
         self.misses = 0
-        """Questions in a row that it left without an answer."""
+        """Questions, one after another, that it left without an answer."""
+        self.missed = now
+        """When the last of them was given up."""
         self.probed = False
         """Whether it is being asked if it is there, since it has missed one."""
         self.rtt_seconds = 0.0
@@ -140,12 +142,16 @@ class Neighbours:
         if pushed_out is not None and pushed_out.guid not in self.leaves and pushed_out.guid not in self.table:
             self._known.pop(pushed_out.guid, None)
 
-    def missed(self, guid: bytes, now: float) -> bool:
-        """It left a question without an answer. Whether it has been given up for that."""
+    def missed(self, guid: bytes, sent: float, now: float) -> bool:
+        """It left a question without an answer. Whether it has been given up for that.
+
+        Questions that were under way at the same time count as one: whatever took one of them took the others.
+        """
         known = self._known.get(guid)
-        if known is None:
+        if known is None or (known.misses and sent < known.missed):
             return False
         known.misses += 1
+        known.missed = now
         if known.misses < MISSES:
             return False
         self.forget(guid, now)

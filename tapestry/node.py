@@ -172,7 +172,7 @@ class Node:
         if question is None:
             return []
         self._upkeep.answered(False)
-        self.neighbours.missed(question.to.guid, now)
+        self.neighbours.missed(question.to.guid, question.sent, now)
         effects = [*self._upkeep.suspected(question, now), *self._joining.settled(question.to, now)]
         if isinstance(question.message, Forward) and self.member:
             effects += self._send_again(question, question.message, now)

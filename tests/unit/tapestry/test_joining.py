@@ -195,7 +195,7 @@ def test_the_root_welcomes_with_its_leaves_but_for_suspects_and_with_who_was_pas
     node, _ = joining()
     for leaf in (ROOT, LEAF, OTHER):
         hear(node, leaf, Probe(1))
-    node.neighbours.missed(OTHER.guid, 0.2)
+    node.neighbours.missed(OTHER.guid, 0.2, 0.2)
     new = at("44")
     effects = hear(node, ROOT, Forward(6, new.guid, new, 3, 2, Join((FIRST,))))
     assert sends(effects) == [(ROOT, Acknowledge(6)), (new, Welcome(3, (ROOT, LEAF), (FIRST, OWN)))]

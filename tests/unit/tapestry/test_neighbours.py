@@ -39,7 +39,7 @@ def known(*contacts: Contact) -> Neighbours:
 
 def give_up(neighbours: Neighbours, contact: Contact, now: float = 0.0) -> None:
     for _ in range(MISSES):
-        neighbours.missed(contact.guid, now)
+        neighbours.missed(contact.guid, now, now)
 
 
 def check_nothing_else_is_known(neighbours: Neighbours) -> None:
@@ -140,26 +140,37 @@ def test_after_one_miss_it_is_suspected_and_after_the_last_given_up():
     neighbours = known(OTHER)
     assert not neighbours.suspect(OTHER.guid)
     for miss in range(1, MISSES):
-        assert not neighbours.missed(OTHER.guid, 5.0)
+        assert not neighbours.missed(OTHER.guid, 5.0, 5.0)
         assert neighbours.suspect(OTHER.guid)
         assert neighbours.suspects == {OTHER.guid}
         known_as = neighbours.get(OTHER.guid)
         assert known_as is not None
         assert known_as.misses == miss
-    assert neighbours.missed(OTHER.guid, 5.0)
+    assert neighbours.missed(OTHER.guid, 5.0, 5.0)
     assert OTHER.guid not in neighbours
     assert neighbours.lost == {OTHER.guid: (OTHER, 5.0)}
     assert not neighbours.suspects
     check_nothing_else_is_known(neighbours)
 
 
+def test_questions_that_were_under_way_together_count_as_one():
+    """One moment without a network is no reason to give up a neighbour that was asked much in it."""
+    neighbours = known(OTHER)
+    for sent in (1.0, 1.1, 1.4, 1.9, 2.0):
+        assert not neighbours.missed(OTHER.guid, sent, sent + 1.0)
+    neighbour = neighbours.get(OTHER.guid)
+    assert neighbour is not None
+    assert neighbour.misses == 2, "the first, and what was asked when its time was over"
+    assert neighbours.missed(OTHER.guid, 3.0, 4.0)
+
+
 def test_a_word_of_it_makes_up_for_all_misses():
     neighbours = known(OTHER)
     for _ in range(MISSES - 1):
-        neighbours.missed(OTHER.guid, 1.0)
+        neighbours.missed(OTHER.guid, 1.0, 1.0)
     assert not neighbours.heard(OTHER, 2.0), "it had not been given up"
     assert not neighbours.suspect(OTHER.guid)
-    assert not neighbours.missed(OTHER.guid, 3.0), "the count begins again"
+    assert not neighbours.missed(OTHER.guid, 3.0, 3.0), "the count begins again"
     neighbour = neighbours.get(OTHER.guid)
     assert neighbour is not None
     assert (neighbour.heard, neighbour.misses) == (2.0, 1)
@@ -167,7 +178,7 @@ def test_a_word_of_it_makes_up_for_all_misses():
 
 def test_who_is_not_known_cannot_be_suspected_or_lost():
     neighbours = known()
-    assert not neighbours.missed(OTHER.guid, 0.0)
+    assert not neighbours.missed(OTHER.guid, 0.0, 0.0)
     neighbours.forget(OTHER.guid, 0.0)
     assert (neighbours.suspect(OTHER.guid), neighbours.suspects, neighbours.lost) == (False, set(), {})
 
@@ -244,7 +255,7 @@ def test_after_two_misses_in_a_row_it_is_given_twice_as_long():
     neighbours.measured(OTHER, 0.1, 0.0)
     waits = [neighbours.timeout_seconds(OTHER.guid)]
     for _ in range(MISSES - 1):
-        neighbours.missed(OTHER.guid, 0.0)
+        neighbours.missed(OTHER.guid, 0.0, 0.0)
         waits.append(neighbours.timeout_seconds(OTHER.guid))
     assert waits == pytest.approx([0.35, 0.35, 0.7])
 
@@ -255,7 +266,7 @@ def test_a_timeout_is_longer_than_what_is_usual_and_never_without_end(trips, mis
     for seconds in trips:
         neighbours.measured(OTHER, seconds, 0.0)
     for _ in range(misses):
-        neighbours.missed(OTHER.guid, 0.0)
+        neighbours.missed(OTHER.guid, 0.0, 0.0)
     neighbour = neighbours.get(OTHER.guid)
     assert neighbour is not None
     assert min(trips) * 0.999 <= neighbour.rtt_seconds <= max(trips) * 1.001
@@ -286,7 +297,7 @@ def test_never_more_than_leaf_set_and_table(seed):
                 neighbours.heard(contact, float(now))
                 neighbours.measured(contact, draw.choice((0.001, 0.1, 3.0)) * draw.random(), float(now))
             case 4 | 5:
-                neighbours.missed(contact.guid, float(now))
+                neighbours.missed(contact.guid, float(now), float(now))
             case 6:
                 neighbours.forget(contact.guid, float(now))
         check_nothing_else_is_known(neighbours)

@@ -38,7 +38,7 @@ class Hop:
 
     def miss(self, contact: Contact, times: int = 1) -> None:
         for _ in range(times):
-            self.neighbours.missed(contact.guid, 0.0)
+            self.neighbours.missed(contact.guid, 0.0, 0.0)
 
     def nearest_first(self, *contacts: Contact) -> None:
         """Round trips, each longer than that before it."""

@@ -152,7 +152,7 @@ def test_leaves_are_answered_with_what_the_other_lacks_and_our_own_names():
 
 def test_suspects_are_no_news():
     keeper = Keeper(*LEAVES)
-    keeper.neighbours.missed(LEAVES[3].guid, 0.0)
+    keeper.neighbours.missed(LEAVES[3].guid, 0.0, 0.0)
     [(_, message)] = sends(keeper.upkeep.on_leaves(LEAVES[0], Leaves(9, b"")))
     assert isinstance(message, LeafNews)
     assert LEAVES[3] not in message.contacts
@@ -279,7 +279,7 @@ def test_who_missed_a_question_is_asked_again_until_it_is_given_up():
     for miss in range(1, MISSES + 1):
         question = keeper.questions.given_up(numbers[-1])
         assert question is not None
-        assert keeper.neighbours.missed(at("8").guid, 2.0) == (miss == MISSES)
+        assert keeper.neighbours.missed(at("8").guid, 2.0, 2.0) == (miss == MISSES)
         sent = sends(keeper.upkeep.suspected(question, 2.0))
         assert asked(sent) == ([] if miss == MISSES else [at("8")])
         numbers += [message.id for _, message in sent if isinstance(message, Probe)]
@@ -294,7 +294,7 @@ def test_a_suspect_is_asked_one_question_at_a_time():
     for number in (1, 2):
         question = keeper.questions.given_up(number)
         assert question is not None
-        keeper.neighbours.missed(at("8").guid, 2.0)
+        keeper.neighbours.missed(at("8").guid, 2.0, 2.0)
         sent += sends(keeper.upkeep.suspected(question, 2.0))
     assert asked(sent) == [at("8")]
     assert keeper.fire("silent", 50.0) == [], "nor by the timer"
@@ -308,7 +308,7 @@ def test_a_suspect_that_could_not_be_asked_is_asked_by_the_timer():
     assert question is not None
     for _ in range(WAITING):
         keeper.upkeep.probe(at("c"), 1.0)
-    keeper.neighbours.missed(at("8").guid, 2.0)
+    keeper.neighbours.missed(at("8").guid, 2.0, 2.0)
     assert keeper.upkeep.suspected(question, 2.0) == []
     for number in range(2, WAITING + 2):
         keeper.questions.given_up(number)
