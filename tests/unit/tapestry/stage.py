@@ -149,6 +149,11 @@ class Stage:
         """Of the nodes that are up."""
         return [node.contact.guid for node in self.nodes.values()]
 
+    def missing(self, name: str) -> set[bytes]:
+        """Nodes that are to be in a leaf set, and are not."""
+        neighbours = self.nodes[name].neighbours
+        return model.leaves(neighbours.own.guid, self.guids) - {leaf.guid for leaf in neighbours.leaves}
+
     def wrong(self) -> list[str]:
         """Nodes whose leaf set is not what it is to be, and how."""
         guids, names = self.guids, {contact.guid: name for name, contact in self.contacts.items()}
@@ -156,8 +161,8 @@ class Stage:
         for name, node in self.nodes.items():
             have, expected = {leaf.guid for leaf in node.neighbours.leaves}, model.leaves(node.contact.guid, guids)
             if have != expected or not node.member:
-                missing, extra = (sorted(names[guid] for guid in each) for each in (expected - have, have - expected))
-                found.append(f"{name}: lacks {missing}, has {extra}, member: {node.member}")
+                lacks, extra = (sorted(names[guid] for guid in each) for each in (expected - have, have - expected))
+                found.append(f"{name}: lacks {lacks}, has {extra}, member: {node.member}")
         return found
 
     def settled(self) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from tapestry.effects import Effect, Send, SetTimer, Timer
 from tapestry.messages import Contact, Message, Probe
 from tapestry.neighbours import FIRST_TIMEOUT_SECONDS, GRACE_SECONDS, Neighbours
-from tapestry.questions import WAITING, Question, Questions
+from tapestry.questions import LATE, WAITING, Question, Questions
 from tests.unit.tapestry.model import at
 
 OWN, ONE, OTHER = at("4"), at("8"), at("c")
@@ -81,6 +81,33 @@ def test_an_answer_after_the_time_is_none():
     assert questions.given_up(1) == Question(ONE, 5.0, Probe(1), ())
     assert questions.answered(1, ONE, 9.0) is None
     assert not questions.asks(ONE.guid)
+
+
+def test_an_answer_after_the_time_still_tells_how_long_the_node_takes_now():
+    """Or all that is asked of a node that has become slow is given up for ever."""
+    questions, neighbours = asking()
+    questions.ask(ONE, Probe, 5.0)
+    questions.given_up(1)
+    assert questions.answered(1, OTHER, 7.0) is None
+    assert questions.answered(1, ONE, 7.0) is None
+    known = neighbours.get(ONE.guid)
+    assert known is not None
+    assert known.rtt_seconds == 2.0
+    assert questions.answered(1, ONE, 9.0) is None
+    assert known.rtt_seconds == 2.0, "once"
+
+
+def test_of_questions_that_were_given_up_the_last_are_remembered():
+    questions, neighbours = asking()
+    for number in range(1, LATE + 2):
+        questions.ask(ONE, Probe, 5.0)
+        questions.given_up(number)
+    known = neighbours.get(ONE.guid)
+    assert known is not None
+    questions.answered(1, ONE, 6.0)
+    assert known.rtt_seconds == 0.0
+    questions.answered(2, ONE, 6.0)
+    assert known.rtt_seconds == 1.0
 
 
 def test_a_timer_of_a_question_that_is_over_means_nothing():
