@@ -41,8 +41,8 @@ class Neighbour:
         """Questions, one after another, that it left without an answer."""
         self.missed = now
         """When the last of them was given up."""
-        self.probed = False
-        """Whether it is being asked if it is there, since it has missed one."""
+        self.probed = 0
+        """The question by which it is being asked if it is there, since it has missed one; 0: it is not."""
         self.rtt_seconds = 0.0
         """Smoothed; 0 when it is not known."""
         self.spread_seconds = 0.0
@@ -110,7 +110,7 @@ class Neighbours:
         """A member speaks: it is alive, and is taken up where it belongs. Whether it had been lost."""
         known = self._known.get(contact.guid)
         if known is not None:
-            known.heard, known.misses, known.probed = now, 0, False
+            known.heard, known.misses, known.probed = now, 0, 0
             if self.leaves.wants(contact.guid):  # since a leaf before it has gone
                 self._tidy(self.leaves.add(known.contact))
             return False

@@ -32,7 +32,8 @@ class Questions:
         self._waiting: dict[int, Question] = {}
         self._late: dict[int, Question] = {}
         """The last that were given up. A late answer is none, but it tells how long the node takes now."""
-        self._last = 0
+        self.last = 0
+        """Number of the last question."""
 
     def ask(
         self, to: Contact, make: Callable[[int], Message], now: float, tried: tuple[bytes, ...] = ()
@@ -40,10 +41,10 @@ class Questions:
         """Send the message that `make` returns for a number."""
         if len(self._waiting) >= WAITING:
             return []
-        self._last += 1
-        message = make(self._last)
-        self._waiting[self._last] = Question(to, now, message, tried)
-        return [Send(to, message), SetTimer(Timer("asked", self._last), self._neighbours.timeout_seconds(to.guid))]
+        self.last += 1
+        message = make(self.last)
+        self._waiting[self.last] = Question(to, now, message, tried)
+        return [Send(to, message), SetTimer(Timer("asked", self.last), self._neighbours.timeout_seconds(to.guid))]
 
     def asks(self, guid: bytes) -> bool:
         """Whether an answer of this node is being waited for."""

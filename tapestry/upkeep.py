@@ -190,10 +190,11 @@ class Upkeep:
     def suspected(self, question: Question, now: float) -> list[Effect]:
         """A neighbour left a question without an answer: ask it again, one question at a time, until it is given up."""
         known = self._neighbours.get(question.to.guid)
-        if known is None or (known.probed and not isinstance(question.message, Probe)):
+        number = question.message.id if isinstance(question.message, Probe) else 0
+        if known is None or (known.probed and known.probed != number):
             return []
         effects = self.probe(question.to, now)
-        known.probed = bool(effects)
+        known.probed = self._questions.last if effects else 0
         return effects
 
     def _ask_lost(self, now: float) -> list[Effect]:

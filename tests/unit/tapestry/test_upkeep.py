@@ -300,6 +300,26 @@ def test_a_suspect_is_asked_one_question_at_a_time():
     assert keeper.fire("silent", 50.0) == [], "nor by the timer"
 
 
+def test_who_speaks_and_never_answers_in_time_is_asked_one_question_at_a_time_too():
+    """Its words end the suspicion, so the question that is under way is no longer the one that goes on."""
+    keeper = Keeper(at("8"))
+    keeper.upkeep.compare(at("8"), 1.0)
+    open_now, now = [1], 1.0
+    for _ in range(30):
+        now += 1.0
+        keeper.neighbours.heard(at("8"), now)
+        keeper.upkeep.compare(at("8"), now)
+        open_now.append(keeper.questions.last)
+        for number in open_now[:]:
+            question = keeper.questions.given_up(number)
+            assert question is not None
+            open_now.remove(number)
+            keeper.neighbours.missed(at("8").guid, question.sent, now + 0.5)
+            if keeper.upkeep.suspected(question, now + 0.5):
+                open_now.append(keeper.questions.last)
+        assert len(open_now) == 1
+
+
 def test_a_suspect_that_could_not_be_asked_is_asked_by_the_timer():
     """Too many questions were open when it missed one."""
     keeper = Keeper(at("8"))
