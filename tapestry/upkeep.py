@@ -176,12 +176,9 @@ class Upkeep:
         return [Send(sender, Alive(message.id))]
 
     def _probe_silent(self, now: float) -> list[Effect]:
-        primaries = {contact.guid for contact in self._neighbours.table.primaries()}
-        watched = [
-            known
-            for known in self._neighbours.all
-            if not known.probed and (known.contact.guid in primaries or known.contact.guid in self._neighbours.leaves)
-        ]
+        table, leaves = self._neighbours.table, self._neighbours.leaves
+        guids = {contact.guid for contact in (*table.primaries(), *leaves)}
+        watched = [known for known in self._neighbours.all if not known.probed and known.contact.guid in guids]
         longest = min(watched, key=lambda known: (known.heard, known.contact.guid), default=None)
         if longest is None or now - longest.heard < SILENT_SECONDS:
             return []
