@@ -34,7 +34,7 @@ def around(stage: Stage) -> list[str]:
 # --- joining ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 3, 5, SIDE + 1, 2 * SIDE, 2 * SIDE + 1, 2 * SIDE + 2, 30, 60])
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5, SIDE + 1, 2 * SIDE, 2 * SIDE + 1, 2 * SIDE + 2, 60])
 def test_all_join_and_every_node_finds_the_one_root_of_each_key(nodes):
     stage = grown(nodes, nodes)
     stage.check_roots(KEYS)
@@ -64,12 +64,12 @@ def test_nodes_that_lie_close_together_are_told_apart():
 
 def test_ways_are_short():
     """Tapestry, III-B: the logarithm of the number of nodes, to the base of 16; the leaf set is one hop more."""
-    stage = grown("short", 60)
-    stage.run(60.0)
+    stage = grown("short", 50)
+    stage.run(15.0)
     hops: list[int] = []
     stage.answers = Hops(hops)
-    stage.check_roots(KEYS)
-    assert len(hops) == 60 * len(KEYS)
+    stage.check_roots(KEYS[:20])
+    assert len(hops) == 50 * 20
     assert max(hops) <= 4
     assert sum(hops) / len(hops) < 2.0
 
@@ -88,8 +88,8 @@ class Hops(dict[tuple[str, int], Resolved]):
 
 def test_tables_fill_with_nodes_of_every_digit():
     """Once all is quiet, row 0 has an entry wherever there is a node for it."""
-    stage = grown("rows", 40)
-    stage.run(300.0)
+    stage = grown("rows", 30)
+    stage.run(100.0)
     lacking = [
         (name, other.hex()[:1])
         for name, node in stage.nodes.items()
@@ -155,7 +155,7 @@ def test_keys_are_found_while_nodes_crash():
     stage = grown("churn", 30)
     draw = Random("churn")
     found = asked = 0
-    for _ in range(15):
+    for _ in range(10):
         stage.crash(draw.choice(sorted(stage.nodes)))
         stage.add()
         stage.run(4.0)
@@ -242,8 +242,8 @@ def test_a_cargo_survives_the_loss_of_any_one_message_of_its_way(nth):
     """Every hop is acknowledged; only the answer at the end is sent once."""
     stage = grown("one lost", 30)
     truth = {key: model.root(key, stage.guids) for key in KEYS}
-    for name in around(stage)[:8]:
-        for key in KEYS[:8]:
+    for name in around(stage)[:6]:
+        for key in KEYS[:6]:
             passed: list[Message] = []
 
             def drop(sender: Contact, to: Contact, message: Message, passed: list[Message] = passed) -> bool:
@@ -308,9 +308,9 @@ def test_from_any_state_left_alone_all_is_right_again(seed):
     stage, draw = Stage(seed), Random(f"churn {seed}")
     stage.grow(draw.randint(2, 24))
     down: list[str] = []
-    for _ in range(draw.randint(5, 25)):
+    for _ in range(draw.randint(4, 14)):
         disturb(stage, draw, down)
-        stage.run(draw.choice((0.1, 0.5, 2.0, 5.0, 20.0, 70.0)))
+        stage.run(draw.choice((0.1, 0.5, 2.0, 5.0, 20.0, 45.0)))
         check_bounds(stage)
     stage.heal()
     restart_those_without_a_way_in(stage)
