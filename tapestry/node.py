@@ -55,6 +55,7 @@ from tapestry.questions import Question, Questions
 from tapestry.routing import Routing
 from tapestry.upkeep import Recovery, Upkeep
 
+JOINING_TIMERS = frozenset({"join", "own root"})
 LOCATION_TIMERS = frozenset({"publish", "republish", "pointers", "locate"})
 
 UNANSWERED = 1024
@@ -92,7 +93,7 @@ class Node:
             case TimerFired(timer, now):
                 if timer.kind == "asked":
                     effects = self._on_no_answer(timer.number, now)
-                elif timer.kind == "join":
+                elif timer.kind in JOINING_TIMERS:
                     effects = self._joining.on_timer(timer, now)
                 elif timer.kind in LOCATION_TIMERS:
                     effects = self.location.on_timer(timer, now)
