@@ -6,10 +6,14 @@
     alice: answer       the root is carol, 1 hop
 
 Lines with a colon are about one node: whom it takes up and gives up, and which of its questions had no answer in time.
+A way takes the same time with each message, and once the reader looks nobody does anything at a time of its own but
+what a scene says, so that what is told follows from the rules alone.
 """
 
+from typing import Literal
+
 from tapestry import effects
-from tapestry.effects import Effect, Event, Joined, Resolved, TimerFired
+from tapestry.effects import Effect, Event, Joined, Resolved, Timer, TimerFired
 from tapestry.messages import (
     NAME_BYTES,
     Acknowledge,
@@ -33,6 +37,8 @@ from tapestry.messages import (
 from tests.unit.tapestry.model import digits
 from tests.unit.tapestry.stage import Stage
 
+PERIODIC = ("leaves", "table", "silent", "lost", "own root", "pointers", "republish")
+
 
 class Told(Stage):
     """A stage of few nodes that writes down what they say, but for messages of the kinds in `unsaid`."""
@@ -43,6 +49,7 @@ class Told(Stage):
         self.unsaid = unsaid
         """Kinds that are not written down, but where `watched` says or hears them."""
         self.watched = ""
+        """A node of which everything is written down."""
         self.quiet = True
         """Nothing is written down."""
 
@@ -69,7 +76,16 @@ class Told(Stage):
         self._say(f"{name}: seeks", f"the root of {key}")
         self.step(name, effects.Route(digits(key), number, self.now))
 
+    def fire(self, name: str, kind: Literal["leaves", "table", "silent", "lost", "own root"]) -> None:
+        """A node does what it does from time to time."""
+        super().step(name, TimerFired(Timer(kind), self.now))
+
+    def _delay(self, sender: Contact, to: Contact) -> float:
+        return 0.01 + 0.0001 * abs(sender.guid[0] - to.guid[0])
+
     def step(self, name: str, event: Event) -> list[Effect]:
+        if isinstance(event, TimerFired) and event.timer.kind in PERIODIC and not self.quiet:
+            return []
         if isinstance(event, TimerFired) and event.timer.kind == "asked":
             question = self.nodes[name]._questions._waiting.get(event.timer.number)
             if question is not None and self._is_told(name, question.to.address, question.message):

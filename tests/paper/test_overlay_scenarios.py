@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.effects import Timer, TimerFired
 from tapestry.messages import Acknowledge, Alive, GetRow, LeafNews, Leaves, Probe, Row
 from tests.paper.overlay_stage import Told
 
@@ -153,7 +152,7 @@ def comparing_leaf_sets() -> Told:
     stage.scene("alice does not know carol, nor bob dave; bob compares his leaves with those of alice")
     while not any(line.startswith("bob > alice") for line in stage.lines):
         stage.lines[1:] = []
-        stage.step("bob", TimerFired(Timer("leaves"), stage.now))
+        stage.fire("bob", "leaves")
     stage.run(0.2)
     return stage
 
@@ -163,10 +162,13 @@ def meeting_again() -> Told:
     stage = Told("meet", unsaid=(Leaves, LeafNews, GetRow, Row))
     stage.prepare(alice="2a", bob="9b", carol="5c", dave="c1")
     stage.split(["alice", "bob"], ["carol", "dave"])
-    stage.run(90.0)
+    stage.run(120.0)
     stage.heal()
-    stage.scene("alice and bob, carol and dave have given each other up; now messages pass again")
-    stage.run_until(stage.settled, 60)
+    stage.scene("alice and bob, carol and dave have given each other up; now messages pass again, and bob asks")
+    while not any(" > " in line for line in stage.lines):
+        stage.fire("bob", "lost")
+    stage.run(1.0)
+    assert stage.settled(), stage.story("")
     return stage
 
 

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from tapestry.effects import Effect, Joined, Received, Send, SetTimer, Started, Timer, TimerFired
-from tapestry.joining import RETRY_SECONDS
+from tapestry.joining import OWN_ROOT_SECONDS, RETRY_SECONDS, WAYS
 from tapestry.messages import (
     MAX_CONTACTS,
     Acknowledge,
@@ -53,7 +53,7 @@ def test_who_knows_nobody_is_the_first_member():
     assert node.member
     assert effects[0] == Joined()
     assert {effect.timer.kind for effect in effects[1:] if isinstance(effect, SetTimer)} == {
-        *("leaves", "table", "silent", "lost")
+        *("leaves", "table", "silent", "lost", "own root")
     }
 
 
@@ -69,17 +69,40 @@ def test_a_join_is_routed_to_the_node_s_own_guid():
 
 
 def test_a_join_without_an_answer_is_begun_again_through_others():
-    node, effects = joining(FIRST, OTHER)
+    crowd = [at(f"{digit:x}") for digit in range(16) if digit != 4]
+    node, effects = joining(*crowd)
     asked = {to for to, _ in sends(effects)}
-    for attempt in range(1, 20):
+    assert len(asked) == WAYS
+    for attempt in range(1, 30):
         effects = node.step(TimerFired(Timer("join", attempt), attempt * RETRY_SECONDS))
+        sent = sends(effects)
+        assert len({to for to, _ in sent}) == WAYS
+        numbers = {message.number for _, message in sent if isinstance(message, Forward)}
+        assert numbers == {attempt + 1}, "so that the answer to each can be told"
+        assert SetTimer(Timer("join", attempt + 1), RETRY_SECONDS) in effects
+        asked |= {to for to, _ in sent}
+    assert asked == set(crowd)
+    assert node.step(TimerFired(Timer("join", 3), 99.0)) == [], "a timer of an attempt that is over"
+
+
+def test_a_member_asks_for_its_own_root_through_somebody_again_and_again():
+    """A liar on one way in does not choose our leaves for ever."""
+    node, _ = joining()
+    assert sends(node.step(TimerFired(Timer("own root"), 1.0))) == []
+    for neighbour in (FIRST, LEAF, OTHER):
+        hear(node, neighbour, Probe(1))
+    node.neighbours.missed(LEAF.guid, 1.0, 1.0)
+    asked = set()
+    for _ in range(20):
+        *effects, again = node.step(TimerFired(Timer("own root"), 1.0))
         [(to, message)] = sends(effects)
         assert isinstance(message, Forward)
-        assert message.number == attempt + 1, "so that the answer to each can be told"
-        assert SetTimer(Timer("join", attempt + 1), RETRY_SECONDS) in effects
+        assert (message.key, message.cargo) == (OWN.guid, Join(()))
+        assert isinstance(again, SetTimer)
+        assert again.timer == Timer("own root")
+        assert 0.75 * OWN_ROOT_SECONDS <= again.seconds <= 1.25 * OWN_ROOT_SECONDS
         asked.add(to)
     assert asked == {FIRST, OTHER}
-    assert node.step(TimerFired(Timer("join", 3), 99.0)) == [], "a timer of an attempt that is over"
 
 
 def test_a_hop_of_a_join_that_is_not_acknowledged_waits_for_the_next_attempt():
