@@ -12,7 +12,7 @@ from random import Random
 
 from tapestry.effects import Effect, Joined, SetTimer, Timer
 from tapestry.guid import shared_digits
-from tapestry.messages import Contact, Forward, Join, Welcome
+from tapestry.messages import MAX_CONTACTS, Contact, Forward, Join, Welcome
 from tapestry.neighbours import Neighbours
 from tapestry.questions import Questions
 from tapestry.upkeep import Upkeep
@@ -74,12 +74,14 @@ class Joining:
         """The root of our GUID and its leaf set."""
         if self.member:
             return self._upkeep.consider((sender, *message.leaves), now)
-        self._passed = (*self._passed, *message.passed)
+        self._passed = tuple(dict.fromkeys((*self._passed, *message.passed)))[:MAX_CONTACTS]
         effects: list[Effect] = []
         for contact in (sender, *message.leaves):
             if contact.guid != self._own.guid and contact.guid not in self._greeted:
-                self._greeted.add(contact.guid)
-                effects += self._upkeep.compare(contact, now)
+                greeting = self._upkeep.compare(contact, now)
+                if greeting:
+                    self._greeted.add(contact.guid)
+                effects += greeting
         return effects
 
     def settled(self, contact: Contact, now: float) -> list[Effect]:
@@ -95,7 +97,7 @@ class Joining:
         self.member = True
         own_root = SetTimer(Timer("own root"), OWN_ROOT_SECONDS * self._choices.random())
         effects: list[Effect] = [Joined(), *self._upkeep.start(), own_root]
-        for contact in dict.fromkeys(self._passed):
+        for contact in self._passed:
             if contact.guid != self._own.guid:
                 effects += self._upkeep.get_row(contact, shared_digits(self._own.guid, contact.guid), now)
         self._passed = ()
