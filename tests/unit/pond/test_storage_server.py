@@ -5,7 +5,8 @@ import os
 import shutil
 import signal
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -42,8 +43,16 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> layout.Layout:
     return layout.create(tmp_path / "cluster", 4, 3)
 
 
-def log(place: layout.Place) -> Log:
-    return Log(place.name, place.log)
+@contextmanager
+def server(place: layout.Place) -> Iterator[StorageServer]:
+    """As its directory has it; not yet running."""
+    with closing(Log(place.name, place.log)) as log:
+        yield StorageServer(place.directory, log)
+
+
+async def serve(place: layout.Place) -> None:
+    with server(place) as found:
+        await found.run()
 
 
 class Client:
@@ -75,7 +84,7 @@ def run(made: layout.Layout, test: Callable[[], Awaitable[None]], running: int) 
     """The test, beside so many servers that run in the same event loop."""
 
     async def within_deadline() -> None:
-        tasks = [asyncio.create_task(StorageServer(at.directory, log(at)).run()) for at in made.storage[:running]]
+        tasks = [asyncio.create_task(serve(place)) for place in made.storage[:running]]
         try:
             await asyncio.wait_for(test(), DEADLINE_SECONDS)
         finally:
@@ -130,7 +139,7 @@ def test_a_signal_ends_it(made: layout.Layout) -> None:
     place = made.storage[0]
 
     async def test() -> None:
-        task = asyncio.create_task(StorageServer(place.directory, log(place)).run())
+        task = asyncio.create_task(serve(place))
         one = Client(place)
         try:
             assert isinstance(await one.ask(GetOverlay), OverlayStatus)
@@ -151,7 +160,7 @@ def test_a_port_that_is_taken_is_said(made: layout.Layout) -> None:
         taken = await asyncio.start_server(lambda reader, writer: None, address[0], int(address[1]))
         async with taken:
             with pytest.raises(Unavailable, match="another program has the port"):
-                await StorageServer(place.directory, log(place)).run()
+                await serve(place)
 
     run(made, test, 0)
 
@@ -161,8 +170,8 @@ def test_a_directory_of_another_server_is_damage(made: layout.Layout, change: di
     place = made.storage[0]
     path = place.directory / "node.json"
     config.write(path, msgspec.structs.replace(config.read(path, config.NodeConfig), **change))
-    with pytest.raises(ClusterDamaged, match="restore the directory"):
-        StorageServer(place.directory, log(place))
+    with pytest.raises(ClusterDamaged, match="restore the directory"), server(place):
+        pass
     with pytest.raises(ClusterDamaged, match=r"node\.json"):
         layout.check_server(made, place)
 
@@ -170,7 +179,7 @@ def test_a_directory_of_another_server_is_damage(made: layout.Layout, change: di
 def test_a_key_of_another_server_is_damage(made: layout.Layout) -> None:
     place, other = made.storage[:2]
     shutil.copy(other.directory / "node.key", place.directory / "node.key")
-    with pytest.raises(ClusterDamaged, match="restore the directory"):
-        StorageServer(place.directory, log(place))
+    with pytest.raises(ClusterDamaged, match="restore the directory"), server(place):
+        pass
     with pytest.raises(ClusterDamaged, match=r"node\.key"):
         layout.check_server(made, place)
