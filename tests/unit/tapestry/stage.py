@@ -55,9 +55,13 @@ class Stage:
         name = contact.address
         self.contacts[name] = contact
         self._spots.setdefault(name, (self.draw.random(), self.draw.random()))
-        self.nodes[name] = Node(contact, Random(f"{self.seed} {name} {next(self._order)}"), self._recovery)
+        self.nodes[name] = self.make(contact, Random(f"{self.seed} {name} {next(self._order)}"))
         self.step(name, Started(tuple(through), self.now))
         return contact
+
+    def make(self, contact: Contact, choices: Random) -> Node:
+        """The core of a node that starts."""
+        return Node(contact, choices, self._recovery)
 
     def crash(self, name: str) -> None:
         """The node is gone, without a word; what is under way to it is lost."""
