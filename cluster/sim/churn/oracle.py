@@ -1,0 +1,76 @@
+"""Whether all nodes mean the same root by the same key, by asking them.
+
+When nothing has moved for a while, every member has to answer every key alike, and with the GUID to which the key
+belongs. While halves that were apart find together again, samples of nodes and keys say when that is so.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cluster.sim.churn.overlay import Overlay
+from cluster.sim.churn.world import Host, Lookup, World
+
+ANSWER_SECONDS = 10.0
+"""To wait for answers."""
+
+
+class Agreement(NamedTuple):
+    """What members said of some keys."""
+
+    keys: int
+    one_root: int
+    """Keys that all asked for and got one and the same root."""
+    right: int
+    """Of these, keys whose root is the one to which they belong."""
+    asked: int
+    """Lookups, without those whose asker died."""
+    answered: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether each key has one root, and that the right one."""
+        return self.right == self.keys
+
+
+class Questions(NamedTuple):
+    """Keys that some members were asked at the same time."""
+
+    when: float
+    keys: list[bytes]
+    lookups: list[list[Lookup]]
+    """By key."""
+
+
+def ask(world: World, keys: Sequence[bytes], hosts: Sequence[Host]) -> Questions:
+    """Ask each of these for each of the keys; the answers take a while."""
+    lookups = [[world.ask(host, key) for host in hosts if host.core is not None] for key in keys]
+    return Questions(world.loop.now, list(keys), lookups)
+
+
+def judge(questions: Questions, overlay: Overlay, guids: Sequence[bytes]) -> Agreement:
+    """What came of the questions; `guids` are those of all members."""
+    one_root = right = asked = answered = 0
+    for key, lookups in zip(questions.keys, questions.lookups, strict=True):
+        counted = [lookup for lookup in lookups if not lookup.asker_died]
+        roots = {lookup.root for lookup in counted}
+        asked += len(counted)
+        answered += sum(1 for lookup in counted if lookup.answered is not None)
+        if len(roots) == 1 and b"" not in roots:
+            one_root += 1
+            right += roots == {overlay.root(key, guids)}
+    return Agreement(len(questions.keys), one_root, right, asked, answered)
+
+
+def ask_everyone(world: World, overlay: Overlay, keys: Sequence[bytes]) -> Agreement:
+    """Ask every member for every key, one key after another, and wait for the answers. Churn should be off."""
+    hosts = list(world.members)
+    lookups: list[list[Lookup]] = []
+    when = world.loop.now
+    for key in keys:
+        lookups += ask(world, [key], hosts).lookups
+        world.loop.run(
+            world.loop.now + len(hosts) * 0.002
+        )  # a root takes in an answer's worth of bytes in a thousandth
+    world.loop.run(world.loop.now + ANSWER_SECONDS)
+    guids = [host.contact.guid for host in world.members]
+    return judge(Questions(when, list(keys), lookups), overlay, guids)
