@@ -9,7 +9,7 @@ from tapestry.messages import Contact, Message
 class Timer(NamedTuple):
     """Names a moment to be woken at; a timer that has become stale names something that is over."""
 
-    kind: Literal["leaves", "table", "forward", "probe", "join", "lost", "republish"]
+    kind: Literal["asked", "leaves", "table", "silent", "lost", "join"]
     number: int = 0
 
 

@@ -1,7 +1,8 @@
-"""The one kind of identifier: 32 bytes, written as 64 base-16 digits (design.md, 3; Tapestry, JSAC 2004, section III).
+"""The one kind of identifier: 32 bytes, written as 64 base-16 digits (design.md, 3; Tapestry, JSAC 2004, III).
 
-Nodes, objects, versions and blocks are named by GUIDs of one space, so that prefix routing finds each of them alike. The
-space is also a ring of 2**256 places, on which each GUID belongs to the node nearest to it (Bamboo, USENIX 2004, 3.1).
+Nodes, objects, versions and blocks are named by GUIDs of one space, so that prefix routing finds each of them alike.
+The space is also a ring of 2**256 places, on which each GUID belongs to the node nearest to it (Bamboo, USENIX 2004,
+section 3.1).
 """
 
 from typing import Annotated

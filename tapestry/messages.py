@@ -1,7 +1,7 @@
 """What nodes of the overlay say to each other. Message names and fields are those of docs/protocol.md.
 
-A `Forward` carries a cargo towards the root of a key, hop by hop, each acknowledged (Bamboo, USENIX 2004, 4.3); all other
-messages go from one node to one it knows. Whoever reads them from a link knows by that link who the sender is.
+A `Forward` carries a cargo towards the root of a key, hop by hop, each acknowledged (Bamboo, USENIX 2004, 4.3); all
+other messages go from one node to one it knows. Whoever reads them from a link knows by that link who the sender is.
 """
 
 from typing import Annotated, TypeAlias

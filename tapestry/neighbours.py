@@ -1,0 +1,168 @@
+"""Which nodes this one knows itself, how long they take to answer, and which of them have stopped to.
+
+A node is taken up when it has been heard from directly, never on another's word: the dead would come back for ever
+(Bamboo, USENIX 2004, 3.2). Timeouts follow each neighbour's round trips as TCP's do (4.3 there; RFC 6298).
+"""
+
+from collections.abc import Iterable
+
+from tapestry.leaf_set import LeafSet
+from tapestry.messages import Contact
+from tapestry.routing_table import RoutingTable
+
+MISSES = 3
+"""A neighbour is given up after so many questions without an answer. After the first, ways around it are taken."""
+
+GRACE_SECONDS = 0.05
+"""Above what round trips have shown so far: a queue on the way may fill any moment."""
+
+FIRST_TIMEOUT_SECONDS = 1.0
+"""Where no round trip is known: RFC 6298, section 2.1."""
+
+MOST_TIMEOUT_SECONDS = 4.0
+
+LOST = 64
+"""Neighbours given up that are remembered, to ask them again: a network in two halves may become one again."""
+
+LOST_SECONDS = 60.0
+"""For so long nobody's word for it that such a node is alive makes this one ask."""
+
+
+class Neighbour:
+    """One of the nodes that this one knows."""
+
+    __slots__ = ("contact", "heard", "misses", "probed", "rtt_seconds", "spread_seconds")
+
+    def __init__(self, contact: Contact, now: float) -> None:
+        self.contact = contact
+        self.heard = now
+        """When it was heard from last."""
+        self.misses = 0
+        """Questions in a row that it left without an answer."""
+        self.probed = False
+        """Whether it is being asked if it is there, since it has missed one."""
+        self.rtt_seconds = 0.0
+        """Smoothed; 0 when it is not known."""
+        self.spread_seconds = 0.0
+
+    def measured(self, seconds: float) -> None:
+        """A round trip took so long."""
+        if not self.rtt_seconds:
+            self.rtt_seconds, self.spread_seconds = seconds, seconds / 2
+            return
+        self.spread_seconds += (abs(seconds - self.rtt_seconds) - self.spread_seconds) / 4
+        self.rtt_seconds += (seconds - self.rtt_seconds) / 8
+
+
+class Neighbours:
+    """Leaf set and routing table, and how each node in them is doing."""
+
+    def __init__(self, own: Contact) -> None:
+        self.own = own
+        self.leaves = LeafSet(own.guid)
+        self.table = RoutingTable(own.guid)
+        self.lost: dict[bytes, tuple[Contact, float]] = {}
+        """Nodes given up, and when."""
+        self._known: dict[bytes, Neighbour] = {}
+        self._typical = Neighbour(own, 0.0)
+        """Round trips of all: what to expect of a node that was never asked."""
+
+    def __contains__(self, guid: bytes) -> bool:
+        return guid in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, guid: bytes) -> Neighbour | None:
+        """What is known of a node."""
+        return self._known.get(guid)
+
+    @property
+    def all(self) -> Iterable[Neighbour]:
+        """Every node that is known."""
+        return self._known.values()
+
+    def suspect(self, guid: bytes) -> bool:
+        """Whether it left the last question without an answer."""
+        known = self._known.get(guid)
+        return known is not None and known.misses > 0
+
+    @property
+    def suspects(self) -> set[bytes]:
+        """All that did."""
+        return {guid for guid, known in self._known.items() if known.misses}
+
+    def wanted(self, contact: Contact, now: float) -> bool:
+        """Whether to ask a node that others speak of if it is there: it has a place here, and was not given up."""
+        guid = contact.guid
+        if guid in self._known or guid == self.own.guid:
+            return False
+        lost = self.lost.get(guid)
+        if lost is not None and now - lost[1] < LOST_SECONDS:
+            return False
+        return self.leaves.wants(guid) or self.table.wants(guid)
+
+    def heard(self, contact: Contact, now: float) -> bool:
+        """A member speaks: it is alive, and is taken up where it belongs. Whether it had been lost."""
+        known = self._known.get(contact.guid)
+        if known is not None:
+            known.heard, known.misses, known.probed = now, 0, False
+            return False
+        back = self.lost.pop(contact.guid, None) is not None
+        if self.leaves.wants(contact.guid) or self.table.wants(contact.guid):
+            self._take_up(contact, now)
+        return back
+
+    def measured(self, contact: Contact, seconds: float, now: float) -> None:
+        """It answered after so long: a nearer node takes the place of one further away."""
+        self._typical.measured(seconds)
+        known = self._known.get(contact.guid)
+        if known is None:
+            if contact.guid == self.own.guid:
+                return
+            known = self._known[contact.guid] = Neighbour(contact, now)
+        known.measured(seconds)
+        self._tidy(self.table.put(known.contact, known.rtt_seconds))
+        self._tidy(contact)
+
+    def _take_up(self, contact: Contact, now: float) -> None:
+        self._known[contact.guid] = Neighbour(contact, now)
+        if self.leaves.wants(contact.guid):
+            self._tidy(self.leaves.add(contact))
+        if self.table.wants(contact.guid):
+            self.table.put(contact, self.timeout_seconds(contact.guid))
+
+    def _tidy(self, pushed_out: Contact | None) -> None:
+        if pushed_out is not None and pushed_out.guid not in self.leaves and pushed_out.guid not in self.table:
+            self._known.pop(pushed_out.guid, None)
+
+    def missed(self, guid: bytes, now: float) -> bool:
+        """It left a question without an answer. Whether it has been given up for that."""
+        known = self._known.get(guid)
+        if known is None:
+            return False
+        known.misses += 1
+        if known.misses < MISSES:
+            return False
+        self.forget(guid, now)
+        return True
+
+    def forget(self, guid: bytes, now: float) -> None:
+        """The node is gone."""
+        known = self._known.pop(guid, None)
+        if known is None:
+            return
+        self.leaves.remove(guid)
+        self.table.remove(guid)
+        self.lost[guid] = known.contact, now
+        if len(self.lost) > LOST:
+            del self.lost[next(iter(self.lost))]
+
+    def timeout_seconds(self, guid: bytes) -> float:
+        """How long to wait for a node's answer; longer after the second that did not come."""
+        known = self._known.get(guid)
+        measure = known if known is not None and known.rtt_seconds else self._typical
+        if not measure.rtt_seconds:
+            return FIRST_TIMEOUT_SECONDS
+        seconds = measure.rtt_seconds + 4 * measure.spread_seconds + GRACE_SECONDS
+        return min(seconds * (1 << max(0, known.misses - 1 if known is not None else 0)), MOST_TIMEOUT_SECONDS)

@@ -1,0 +1,195 @@
+"""One node of the overlay: the way into its core. Hands events to the machines, and their results from one to another.
+
+Each machine has a file: neighbours (with leaf_set and routing_table), questions, routing, upkeep, joining.
+"""
+
+from random import Random
+
+import msgspec
+
+from tapestry.effects import (
+    Effect,
+    Event,
+    Leave,
+    Received,
+    Rejected,
+    Resolved,
+    Route,
+    Send,
+    Started,
+    TimerFired,
+)
+from tapestry.guid import GUID
+from tapestry.joining import Joining
+from tapestry.messages import (
+    MAX_CONTACTS,
+    Acknowledge,
+    Alive,
+    AskNextHop,
+    Contact,
+    Find,
+    Forward,
+    Found,
+    GetRow,
+    Join,
+    LeafNews,
+    Leaves,
+    Leaving,
+    Message,
+    NextHop,
+    Probe,
+    Row,
+    Welcome,
+)
+from tapestry.neighbours import Neighbours
+from tapestry.questions import Questions
+from tapestry.routing import Routing
+from tapestry.upkeep import Recovery, Upkeep
+
+UNANSWERED = 1024
+"""Keys whose roots are being looked for at most; the oldest is forgotten above it."""
+
+
+class Node:
+    """The overlay's core at one server. `step` takes one event and returns what is to be done about it, in order."""
+
+    def __init__(self, contact: Contact, choices: Random, recovery: Recovery = "periodic") -> None:
+        """All that happens by chance is drawn from `choices`."""
+        self.contact = contact
+        self.neighbours = Neighbours(contact)
+        self._questions = Questions(self.neighbours)
+        self.routing = Routing(self.neighbours, self._questions)
+        self._upkeep = Upkeep(self.neighbours, self._questions, choices, recovery)
+        self._joining = Joining(self.neighbours, self._questions, self._upkeep, choices)
+        self._sought: dict[int, GUID] = {}
+
+    @property
+    def member(self) -> bool:
+        """Whether this node has joined."""
+        return self._joining.member
+
+    def step(self, event: Event) -> list[Effect]:
+        """What to do about one event."""
+        leaves = len(self.neighbours.leaves)
+        match event:
+            case Received(sender, message, now):
+                effects = self._on_received(sender, message, now)
+            case TimerFired(timer, now):
+                if timer.kind == "asked":
+                    effects = self._on_no_answer(timer.number, now)
+                elif timer.kind == "join":
+                    effects = self._joining.on_timer(timer, now)
+                else:
+                    effects = self._upkeep.on_timer(timer, now)
+            case Route(key, number, now):
+                effects = self._on_route(key, number, now)
+            case Started(members, now):
+                effects = self._joining.start(members, now)
+            case Leave():
+                leaving = Leaving(tuple(self.neighbours.leaves)[:MAX_CONTACTS])
+                return [Send(leaf, leaving) for leaf in self.neighbours.leaves]
+        if len(self.neighbours.leaves) != leaves and self.member:
+            effects += self._upkeep.leaves_changed(event.now)
+        return effects
+
+    # --- what comes in ---------------------------------------------------------------------------------------------
+
+    def _on_received(self, sender: Contact, message: Message, now: float) -> list[Effect]:
+        if sender.guid == self.contact.guid:
+            return [Rejected(sender, "a message in our own name")]
+        effects: list[Effect] = []
+        if not _is_from_outside(sender, message) and self.neighbours.heard(sender, now):
+            effects += self._joining.lost_is_back(sender, now)
+        match message:
+            case Forward():
+                effects += self._on_forward(sender, message, now)
+            case Acknowledge(hop):
+                self._answered(hop, sender, now)
+            case Found(number, hops):
+                effects += self._on_found(sender, number, hops)
+            case Welcome():
+                effects += self._joining.on_welcome(sender, message, now)
+            case Probe():
+                effects += self._upkeep.on_probe(sender, message)
+            case Alive(number):
+                self._answered(number, sender, now)
+            case Leaves():
+                effects += self._upkeep.on_leaves(sender, message)
+            case LeafNews(number):
+                if number == 0 or self._answered(number, sender, now):
+                    effects += self._upkeep.on_leaf_news(sender, message, now)
+                    effects += self._joining.settled(sender, now)
+            case GetRow():
+                effects += self._upkeep.on_get_row(sender, message)
+            case Row(number):
+                if self._answered(number, sender, now):
+                    effects += self._upkeep.on_row(message, now)
+            case Leaving():
+                effects += self._upkeep.on_leaving(sender, message, now)
+            case AskNextHop(number, key):
+                effects.append(Send(sender, NextHop(number, self.routing.next_hop(key))))
+            case NextHop(number):
+                self._answered(number, sender, now)
+        return effects
+
+    def _answered(self, number: int, sender: Contact, now: float) -> bool:
+        if self._questions.answered(number, sender, now) is None:
+            return False
+        self._upkeep.answered(True)
+        return True
+
+    def _on_no_answer(self, number: int, now: float) -> list[Effect]:
+        question = self._questions.given_up(number)
+        if question is None:
+            return []
+        self._upkeep.answered(False)
+        self.neighbours.missed(question.to.guid, now)
+        effects = [*self._upkeep.suspected(question, now), *self._joining.settled(question.to, now)]
+        if isinstance(question.message, Forward) and self.member:
+            onward = self.routing.send_again(question, question.message, now)
+            effects += self._deliver(question.message) if onward is None else onward
+        return effects
+
+    # --- cargo -----------------------------------------------------------------------------------------------------
+
+    def _on_route(self, key: GUID, number: int, now: float) -> list[Effect]:
+        self._sought[number] = key
+        if len(self._sought) > UNANSWERED:
+            del self._sought[next(iter(self._sought))]
+        cargo = Forward(0, key, self.contact, number, 0, Find())
+        onward = self.routing.send(cargo, now)
+        return self._on_found(self.contact, number, 0) if onward is None else onward
+
+    def _on_forward(self, sender: Contact, message: Forward, now: float) -> list[Effect]:
+        if not self.member:
+            return []  # who is not sure of its leaves yet would take itself for a root; the sender finds another way
+        acknowledge = Send(sender, Acknowledge(message.hop))
+        if isinstance(message.cargo, Join):
+            passed = (*message.cargo.passed, self.contact)[:MAX_CONTACTS]
+            message = msgspec.structs.replace(message, cargo=Join(passed))
+        onward = self.routing.send(message, now, (message.origin.guid,) if isinstance(message.cargo, Join) else ())
+        return [acknowledge, *(self._deliver(message) if onward is None else onward)]
+
+    def _deliver(self, message: Forward) -> list[Effect]:
+        """This node is the root."""
+        match message.cargo:
+            case Find():
+                if message.origin.guid == self.contact.guid:
+                    return self._on_found(self.contact, message.number, message.hops)
+                return [Send(message.origin, Found(message.number, message.hops))]
+            case Join(passed):
+                if message.origin.guid == self.contact.guid:
+                    return []  # we asked through a node that had been lost, and are our own root there too
+                leaves = tuple(leaf for leaf in self.neighbours.leaves if not self.neighbours.suspect(leaf.guid))
+                return [Send(message.origin, Welcome(message.number, leaves, passed))]
+
+    def _on_found(self, root: Contact, number: int, hops: int) -> list[Effect]:
+        if self._sought.pop(number, None) is None:
+            return []
+        return [Resolved(number, root, hops)]
+
+
+def _is_from_outside(sender: Contact, message: Message) -> bool:
+    """Whether this may come from somebody who is no member: who joins, and who measures."""
+    joins = isinstance(message, Forward) and isinstance(message.cargo, Join) and message.origin.guid == sender.guid
+    return joins or isinstance(message, AskNextHop)
