@@ -1,10 +1,10 @@
 """Chord (Stoica et al., IEEE/ACM Transactions on Networking 11(1), 2003) as a pure state machine: the baseline.
 
 Here are its join, stabilize, notify, fix_fingers and check_predecessor (section IV.E, figure 6), successor lists
-(IV.E.3) and the leave of IV.E.4. Searches are recursive, and their transport is that of the overlay it is compared with:
-each hop is acknowledged, timeouts come from measured round trips, and a node that does not answer in time is routed
-around at once (Bamboo, USENIX 2004, section 4). The successor itself answers who asked. Fingers are not chosen by
-proximity, as they are not in the paper. Keys are not moved: there is no data.
+(IV.E.3) and the leave of IV.E.4. Searches are recursive, and their transport is that of the overlay it is compared
+with: each hop is acknowledged, timeouts come from measured round trips, and a node that does not answer in time is
+routed around at once (Bamboo, USENIX 2004, section 4). The successor itself answers who asked. Fingers are not chosen
+by proximity, as they are not in the paper. Keys are not moved: there is no data.
 """
 
 import random
@@ -51,8 +51,8 @@ STABILIZE_SECONDS = 5.0
 median of minutes the successor is what a right answer hangs on, and one question and answer cost 200 bytes a second."""
 
 FINGER_SECONDS = 2.0
-"""From one finger to the next. Of a thousand nodes, some six to ten of 256 fingers lie beyond the successor list, so that
-each is fixed every 20 s or sooner; the paper's simulations fix one in 30 s."""
+"""From one finger to the next. Of a thousand nodes, some six to ten of 256 fingers lie beyond the successor list, so
+that each is fixed every 20 s or sooner; the paper's simulations fix one in 30 s."""
 
 JOIN_SECONDS = 3.0
 """A join that has not come so far is begun again."""
@@ -376,10 +376,10 @@ class Node:
     def _forget(self) -> None:
         """What is over; both are in the order in which they came."""
         over = self._now - QUESTION_SECONDS
-        kept: dict[int, _Question] | dict[int, _Asked]
-        for kept in (self._questions, self._late):
-            for number in [number for number, _ in takewhile(lambda item: item[1].when < over, kept.items())]:
-                del kept[number]
+        for question in list(takewhile(lambda number: self._questions[number].when < over, self._questions)):
+            del self._questions[question]
+        for late in list(takewhile(lambda number: self._late[number].when < over, self._late)):
+            del self._late[late]
         self._dead = {guid: until for guid, until in self._dead.items() if until > self._now}
 
     # --- small things ----------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""How long to wait for an answer, from the answers that came so far (Jacobson, SIGCOMM 1988; Bamboo, USENIX 2004, section 4)."""
+"""How long to wait for an answer, from the answers that came so far (Jacobson, SIGCOMM 1988, as in Bamboo)."""
 
 FIRST_SECONDS = 1.0
 """Before anything was measured: what TCP begins with (RFC 6298, 2.1)."""
 
 MARGIN_SECONDS = 0.03
-"""Above what round trips so far make likely: without it, a line that never varied would be late at its first wait behind
-a few other packets."""
+"""Above what round trips so far make likely: without it, a line that never varied would be late at its first wait
+behind a few other packets."""
 
 MOST_SECONDS = 5.0
 

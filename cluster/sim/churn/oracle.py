@@ -13,6 +13,9 @@ from cluster.sim.churn.world import Host, Lookup, World
 ANSWER_SECONDS = 10.0
 """To wait for answers."""
 
+QUESTION_SECONDS = 0.005
+"""From one key that everyone asks for to the next, by member: the root's link is busy with one question for 2 ms."""
+
 
 class Agreement(NamedTuple):
     """What members said of some keys."""
@@ -68,9 +71,7 @@ def ask_everyone(world: World, overlay: Overlay, keys: Sequence[bytes]) -> Agree
     when = world.loop.now
     for key in keys:
         lookups += ask(world, [key], hosts).lookups
-        world.loop.run(
-            world.loop.now + len(hosts) * 0.002
-        )  # a root takes in an answer's worth of bytes in a thousandth
+        world.loop.run(world.loop.now + len(hosts) * QUESTION_SECONDS)
     world.loop.run(world.loop.now + ANSWER_SECONDS)
     guids = [host.contact.guid for host in world.members]
     return judge(Questions(when, list(keys), lookups), overlay, guids)

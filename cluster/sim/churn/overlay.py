@@ -2,15 +2,13 @@
 
 import random
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tapestry.effects import Effect, Event
 from tapestry.guid import clockwise, distance
 from tapestry.messages import Contact
 
-NAMES = ("tapestry", "chord")
-
+Name = Literal["tapestry", "chord"]
 Recovery = Literal["periodic", "reactive"]
 
 
@@ -32,17 +30,9 @@ class Overlay(NamedTuple):
     """The GUID, of these, to which a key belongs."""
 
 
-class Missing(Exception):
-    """There is no such overlay here."""
-
-
-def named(name: str, recovery: Recovery = "periodic") -> Overlay:
-    """The overlay of a name. Raises Missing."""
-    if name == "chord":
-        return _chord()
-    if name == "tapestry" and find_spec("tapestry.node") is not None:
-        return _tapestry(recovery)
-    raise Missing(f"there is no overlay {name!r} to simulate")
+def named(name: Name, recovery: Recovery = "periodic") -> Overlay:
+    """The overlay of a name. How it recovers is the choice of Tapestry's alone."""
+    return _chord() if name == "chord" else _tapestry(recovery)
 
 
 def successor(key: bytes, guids: Sequence[bytes]) -> bytes:

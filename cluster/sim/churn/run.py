@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cluster.sim.churn import measures, oracle
 from cluster.sim.churn.oracle import Agreement
-from cluster.sim.churn.overlay import Overlay, Recovery, named
+from cluster.sim.churn.overlay import Name, Overlay, Recovery, named
 from cluster.sim.churn.words import duration
 from cluster.sim.churn.workload import Churn, Lookups, kill, populate
 from cluster.sim.churn.world import Lookup, World
@@ -36,7 +36,7 @@ RECOVERY_SECONDS = 10.0
 class Plan(NamedTuple):
     """What to run. Times are virtual seconds."""
 
-    overlay: str = "tapestry"
+    overlay: Name = "tapestry"
     nodes: int = 1000
     median_session_seconds: float | None = 360.0
     """None: nobody dies but by `kill`."""
