@@ -29,6 +29,9 @@ EVERYONE_KEYS = 20
 EVENT_SHARE = 0.25
 """Of the time measured, until nodes are killed or parted."""
 
+IN_FLIGHT_SECONDS = 1.0
+"""Lookups asked so shortly before nodes die are among those that it touches."""
+
 RECOVERY_SECONDS = 10.0
 """After nodes were killed, until success is looked at again."""
 
@@ -80,9 +83,9 @@ class Killed(NamedTuple):
     second: float
     nodes: int
     before: float | None
-    """Success up to then."""
+    """Success up to a second before it."""
     worst_second: float | None
-    """Success of the worst second after it."""
+    """Success of the worst second from then on."""
     after: float | None
     """Success from ten seconds after it to the end."""
 
@@ -109,6 +112,8 @@ class Run(NamedTuple):
     started: int
     joined: float | None
     join_seconds: list[float]
+    node_seconds: float
+    """Of all live nodes together, in the time measured."""
     bytes_per_node_second: float
     sent: dict[str, tuple[int, int]]
     """Messages and bytes by kind, in the time measured."""
@@ -185,6 +190,7 @@ class _Simulation:
             started=started,
             joined=joined,
             join_seconds=measures.join_times(world.hosts, self._begin, self._end),
+            node_seconds=live_seconds,
             bytes_per_node_second=bytes_sent / live_seconds,
             sent=dict(sorted(sent.items())),
             dropped=dict(sorted(world.links.dropped.items())),
@@ -261,7 +267,7 @@ class _Simulation:
         at = self._plan.event_seconds
         when = self._begin + at
         majority = measures.majorities(lookups)
-        rows = measures.seconds(lookups, when, self._end)
+        rows = measures.seconds(lookups, when - IN_FLIGHT_SECONDS, self._end)
 
         def success(begin: float, end: float) -> float | None:
             return measures.success([each for each in lookups if begin <= each.asked < end], majority)
@@ -269,7 +275,7 @@ class _Simulation:
         return Killed(
             second=at,
             nodes=self._killed,
-            before=success(self._begin, when),
+            before=success(self._begin, when - IN_FLIGHT_SECONDS),
             worst_second=min((row.succeeded for row in rows if row.succeeded is not None), default=None),
             after=success(when + RECOVERY_SECONDS, self._end),
         )

@@ -3,7 +3,7 @@
 A node is a point of a square and the access line that leads there: the latency of a pair is the distance of their
 points and both their lines. Two coordinates and such a height describe measured round trips well (Dabek et al.,
 Vivaldi, SIGCOMM 2004, section 5, which fits them to the King data set). The square is sized so that the mean round trip
-is 160 ms; studies with samples of that data set (Gummadi et al., Internet Measurement Workshop 2002) have 150 to 180 ms.
+is 160 ms; studies with samples of that data set (Gummadi et al., IMW 2002) have 150 to 180 ms.
 Unlike there, the triangle inequality holds, and latencies do not change.
 """
 
