@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+from math import ceil
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -120,9 +121,8 @@ def churn(
         quiet = QUIET_AFTER_PARTITION if quiet is None else quiet
         least = (partition + LEFT_AFTER_PARTITION) / (1 - EVENT_SHARE)
         if measured < least:
-            raise click.UsageError(
-                f"--partition {partition:g}s needs --minutes {least / 60:.2g} at least, to see it heal"
-            )
+            needed = f"{ceil(least / 6) / 10:g}"
+            raise click.UsageError(f"to see {partition:g} s of --partition heal, --minutes has to be {needed} or more")
     plan = Plan(
         overlay=overlay,
         nodes=nodes,

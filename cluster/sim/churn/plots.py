@@ -11,6 +11,9 @@ from cluster.sim.churn.words import duration
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEAST_MS = 1.0
+"""Of what is drawn: a node that is the root itself has its answer at once, and the axis is logarithmic."""
+
 
 def draw(answer: SimulatedChurn, file: Path) -> None:
     """Success and latency against time where nodes were killed or parted; else the distribution of latency."""
@@ -20,9 +23,8 @@ def draw(answer: SimulatedChurn, file: Path) -> None:
     else:
         figure = plots.new_figure(7.0, 4.6, title)
         completed = f"{percent(answer.completed)} of lookups completed"
-        plots.distributions(
-            figure.subplots(), "Latency", [plots.Curve(completed, [each * 1000 for each in answer.quantiles_s], 0)]
-        )
+        times = [max(each * 1000, LEAST_MS) for each in answer.quantiles_s]
+        plots.distributions(figure.subplots(), "Latency", [plots.Curve(completed, times, 0)])
         figure.axes[0].legend(fontsize=8, loc="lower right", frameon=False)
         figure.savefig(file, dpi=plots.DOTS_PER_INCH)
 
@@ -49,6 +51,6 @@ def _against_time(answer: SimulatedChurn, title: str, file: Path) -> None:
 
 
 def _line(axes: "Axes", rows: list[LookupSecond], values: list[float | None], colour: int, label: str) -> None:
-    shown = [(row.second, value) for row, value in zip(rows, values, strict=True) if value is not None]
+    shown = [(row.second + 0.5, value) for row, value in zip(rows, values, strict=True) if value is not None]
     across, up = [second for second, _ in shown], [value for _, value in shown]
     axes.plot(across, up, color=plots.COLOURS[colour], linewidth=1.2, label=label)

@@ -92,9 +92,7 @@ def in_words(answer: SimulatedChurn) -> str:
         f"{answer.seconds:.1f}",
         answer.trace[:16],
     )
-    head = "NODES,SESSION,JOINED,COMPLETED,CONSISTENT,MEAN S,P95 S,B/S/NODE,HOPS,STRETCH,EVENTS,SECONDS,TRACE".split(
-        ","
-    )
+    head = HEAD.split(",")
     lines = [table([head, row], right=range(len(head) - 1)), ""]
     of_kinds = sorted(answer.messages, key=lambda each: -each.bytes)
     rows = [(each.kind, each.count, f"{each.bytes_per_node_s:.1f}") for each in of_kinds]

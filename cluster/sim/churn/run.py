@@ -21,7 +21,8 @@ SETTLE_SECONDS = 60.0
 SAMPLE_SECONDS = 1.0
 SAMPLED_KEYS = 10
 SAMPLED_NODES = 50
-"""After a partition: so often, so many nodes are asked for so many keys."""
+SAMPLES = 3
+"""After a partition: so often, so many nodes are asked for so many keys, until so many times each key had one root."""
 
 EVERYONE_KEYS = 20
 """That every node is asked for in the quiet after a run."""
@@ -245,7 +246,8 @@ class _Simulation:
         questions = oracle.ask(world, keys, world.members.sample(self._keys, SAMPLED_NODES))
         guids = [host.contact.guid for host in world.members]
         world.loop.after(oracle.ANSWER_SECONDS, self._judge, questions, guids, healed)
-        if world.loop.now + SAMPLE_SECONDS + oracle.ANSWER_SECONDS < self._end:
+        agreed = sum(agreement.one_root == agreement.keys for _, agreement in self._samples)
+        if agreed < SAMPLES and world.loop.now + SAMPLE_SECONDS + oracle.ANSWER_SECONDS < self._end:
             world.loop.after(SAMPLE_SECONDS, self._sample, healed)
 
     def _judge(self, questions: oracle.Questions, guids: list[bytes], healed: float) -> None:
