@@ -1,15 +1,16 @@
-"""What a node of the overlay is told, and what it asks for. Times are seconds of any clock that never goes back."""
+"""What a node of the overlay is told, and what it asks for. Times are seconds since 1970, of a clock that never goes
+back."""
 
 from typing import Literal, NamedTuple, TypeAlias
 
 from tapestry.guid import GUID
-from tapestry.messages import Contact, Message
+from tapestry.messages import Contact, Message, Pointer
 
 
 class Timer(NamedTuple):
     """Names a moment to be woken at; a timer that has become stale names something that is over."""
 
-    kind: Literal["asked", "leaves", "table", "silent", "lost", "join"]
+    kind: Literal["asked", "leaves", "table", "silent", "lost", "join", "publish", "republish", "pointers", "locate"]
     number: int = 0
 
 
@@ -46,13 +47,37 @@ class Route(NamedTuple):
     now: float
 
 
+class Publish(NamedTuple):
+    """This node holds these objects: let others find them."""
+
+    objects: tuple[GUID, ...]
+    now: float
+
+
+class Unpublish(NamedTuple):
+    """It does not hold them any longer."""
+
+    objects: tuple[GUID, ...]
+    now: float
+
+
+class Locate(NamedTuple):
+    """Find a holder of an object; those in `passed_over` did not give it. `number` names the search in what comes of
+    it."""
+
+    object: GUID
+    number: int
+    passed_over: tuple[GUID, ...]
+    now: float
+
+
 class Leave(NamedTuple):
     """The node is about to be stopped, and says so."""
 
     now: float
 
 
-Event: TypeAlias = Started | Received | TimerFired | Route | Leave
+Event: TypeAlias = Started | Received | TimerFired | Route | Publish | Unpublish | Locate | Leave
 
 
 # --- effects -----------------------------------------------------------------------------------------------------
@@ -84,6 +109,20 @@ class Resolved(NamedTuple):
     hops: int
 
 
+class LocatedAt(NamedTuple):
+    """The pointer's holder says that it has the object that `Locate` with this number asked for."""
+
+    number: int
+    pointer: Pointer
+    hops: int
+
+
+class NotFound(NamedTuple):
+    """No root of the object knows a holder."""
+
+    number: int
+
+
 class Rejected(NamedTuple):
     """Something that came was dropped."""
 
@@ -91,4 +130,4 @@ class Rejected(NamedTuple):
     reason: str
 
 
-Effect: TypeAlias = Send | SetTimer | Joined | Resolved | Rejected
+Effect: TypeAlias = Send | SetTimer | Joined | Resolved | LocatedAt | NotFound | Rejected

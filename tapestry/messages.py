@@ -22,6 +22,14 @@ NAME_BYTES = 8
 Address = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 """Where a node is reached, in the words of whoever carries messages."""
 
+SALTS = 4
+"""Roots of an object: whoever surrounds one of them does not surround the others (Tapestry, JSAC 2004, III-B)."""
+
+MAX_OBJECTS = 1 << 20
+"""Objects in one signed list of pointers."""
+
+Salt = Annotated[int, msgspec.Meta(ge=0, lt=SALTS)]
+
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -33,6 +41,21 @@ class Contact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 Contacts: TypeAlias = Annotated[tuple[Contact, ...], msgspec.Meta(max_length=MAX_CONTACTS)]
+
+
+class Pointer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """`holder` has `object` from `issued` until `expires` (seconds since 1970), as it says under its `key`: this is the
+    leaf `index` of `count` of a Merkle tree whose root it signed (`tapestry.pointers`)."""
+
+    object: GUID
+    holder: Contact
+    issued: Number
+    expires: Number
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    index: Annotated[int, msgspec.Meta(ge=0, lt=MAX_OBJECTS)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_OBJECTS)]
+    path: Annotated[bytes, msgspec.Meta(max_length=32 * 20)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
 class _Said(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -53,7 +76,25 @@ class Join(_Said, frozen=True, tag=1):
     passed: Contacts
 
 
-Cargo: TypeAlias = Find | Join
+class Publish(_Said, frozen=True, tag=2):
+    """Each node that this passes keeps the pointer, up to the root of the object's GUID with this salt, which is the
+    key (Tapestry, JSAC 2004, III-C)."""
+
+    pointer: Pointer
+    salt: Salt
+
+
+class Locate(_Said, frozen=True, tag=3):
+    """On the same way: the first node with a pointer sends this to its `holder`, which answers the origin with
+    `Located`. Holders in `passed_over` were asked before; the root answers with `NotLocated` when there is no other."""
+
+    object: GUID
+    salt: Salt
+    holder: GUID | None
+    passed_over: Annotated[tuple[GUID, ...], msgspec.Meta(max_length=MAX_CONTACTS)]
+
+
+Cargo: TypeAlias = Find | Join | Publish | Locate
 
 
 class Forward(_Said, frozen=True, tag=0):
@@ -140,6 +181,30 @@ class Leaving(_Said, frozen=True, tag=10):
     leaves: Contacts
 
 
+# --- objects -----------------------------------------------------------------------------------------------------
+
+
+class Located(_Said, frozen=True, tag=13):
+    """To the origin of a `Locate`: the sender holds the object, and this pointer of it says so."""
+
+    number: Number
+    pointer: Pointer
+    hops: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOPS)]
+
+
+class NotLocated(_Said, frozen=True, tag=14):
+    """To the origin of a `Locate`: the sender is the root, and knows nobody who holds the object."""
+
+    number: Number
+    hops: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOPS)]
+
+
+class Copies(_Said, frozen=True, tag=15):
+    """Pointers, each with its salt, from their root to the node that is the root now, or will be when it fails."""
+
+    pointers: Annotated[tuple[tuple[Salt, Pointer], ...], msgspec.Meta(max_length=MAX_CONTACTS)]
+
+
 # --- iterative routing, to measure -------------------------------------------------------------------------------
 
 
@@ -171,6 +236,9 @@ Message: TypeAlias = (
     | Leaving
     | AskNextHop
     | NextHop
+    | Located
+    | NotLocated
+    | Copies
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,6 +1,7 @@
 """One node of the overlay: the way into its core. Hands events to the machines, and their results from one to another.
 
-Each machine has a file: neighbours (with leaf_set and routing_table), questions, routing, upkeep, joining.
+Each machine has a file: neighbours (with leaf_set and routing_table), questions, routing, upkeep, joining, location
+(with pointers).
 """
 
 from random import Random
@@ -11,6 +12,8 @@ from tapestry.effects import (
     Effect,
     Event,
     Leave,
+    Locate,
+    Publish,
     Received,
     Rejected,
     Resolved,
@@ -18,15 +21,18 @@ from tapestry.effects import (
     Send,
     Started,
     TimerFired,
+    Unpublish,
 )
 from tapestry.guid import GUID
 from tapestry.joining import Joining
+from tapestry.location import Location
 from tapestry.messages import (
     MAX_CONTACTS,
     Acknowledge,
     Alive,
     AskNextHop,
     Contact,
+    Copies,
     Find,
     Forward,
     Found,
@@ -35,16 +41,21 @@ from tapestry.messages import (
     LeafNews,
     Leaves,
     Leaving,
+    Located,
     Message,
     NextHop,
+    NotLocated,
     Probe,
     Row,
     Welcome,
 )
 from tapestry.neighbours import Neighbours
-from tapestry.questions import Questions
+from tapestry.pointers import Keys
+from tapestry.questions import Question, Questions
 from tapestry.routing import Routing
 from tapestry.upkeep import Recovery, Upkeep
+
+LOCATION_TIMERS = frozenset({"publish", "republish", "pointers", "locate"})
 
 UNANSWERED = 1024
 """Keys whose roots are being looked for at most; the oldest is forgotten above it."""
@@ -53,14 +64,18 @@ UNANSWERED = 1024
 class Node:
     """The overlay's core at one server. `step` takes one event and returns what is to be done about it, in order."""
 
-    def __init__(self, contact: Contact, choices: Random, recovery: Recovery = "periodic") -> None:
-        """All that happens by chance is drawn from `choices`."""
+    def __init__(
+        self, contact: Contact, choices: Random, recovery: Recovery = "periodic", keys: Keys | None = None
+    ) -> None:
+        """All that happens by chance is drawn from `choices`. Without `keys` it publishes nothing, and keeps no
+        pointers of others."""
         self.contact = contact
         self.neighbours = Neighbours(contact)
         self._questions = Questions(self.neighbours)
         self.routing = Routing(self.neighbours, self._questions)
         self._upkeep = Upkeep(self.neighbours, self._questions, choices, recovery)
         self._joining = Joining(self.neighbours, self._questions, self._upkeep, choices)
+        self.location = Location(self.neighbours, self.routing, keys, choices)
         self._sought: dict[int, GUID] = {}
 
     @property
@@ -79,12 +94,20 @@ class Node:
                     effects = self._on_no_answer(timer.number, now)
                 elif timer.kind == "join":
                     effects = self._joining.on_timer(timer, now)
+                elif timer.kind in LOCATION_TIMERS:
+                    effects = self.location.on_timer(timer, now)
                 else:
                     effects = self._upkeep.on_timer(timer, now)
             case Route(key, number, now):
                 effects = self._on_route(key, number, now)
+            case Publish(objects, now):
+                effects = self.location.publish(objects, now)
+            case Unpublish(objects, now):
+                effects = self.location.withdraw(objects, now)
+            case Locate(obj, number, passed_over, now):
+                effects = self.location.locate(obj, number, passed_over, now)
             case Started(members, now):
-                effects = self._joining.start(members, now)
+                effects = [*self._joining.start(members, now), *self.location.start()]
             case Leave():
                 leaving = Leaving(tuple(self.neighbours.leaves)[:MAX_CONTACTS])
                 return [Send(leaf, leaving) for leaf in self.neighbours.leaves]
@@ -126,6 +149,12 @@ class Node:
                     effects += self._upkeep.on_row(message, now)
             case Leaving():
                 effects += self._upkeep.on_leaving(sender, message, now)
+            case Located():
+                effects += self.location.on_located(sender, message, now)
+            case NotLocated(number):
+                effects += self.location.on_not_located(number, now)
+            case Copies():
+                effects += self.location.on_copies(sender, message, now)
             case AskNextHop(number, key):
                 effects.append(Send(sender, NextHop(number, self.routing.next_hop(key))))
             case NextHop(number):
@@ -146,9 +175,14 @@ class Node:
         self.neighbours.missed(question.to.guid, now)
         effects = [*self._upkeep.suspected(question, now), *self._joining.settled(question.to, now)]
         if isinstance(question.message, Forward) and self.member:
-            onward = self.routing.send_again(question, question.message, now)
-            effects += self._deliver(question.message) if onward is None else onward
+            effects += self._send_again(question, question.message, now)
         return effects
+
+    def _send_again(self, question: Question, message: Forward, now: float) -> list[Effect]:
+        if not isinstance(message.cargo, Find | Join):
+            return self.location.send_again(question, message, now)
+        onward = self.routing.send_again(question, message, now)
+        return self._deliver(message) if onward is None else onward
 
     # --- cargo -----------------------------------------------------------------------------------------------------
 
@@ -164,6 +198,8 @@ class Node:
         if not self.member:
             return []  # who is not sure of its leaves yet would take itself for a root; the sender finds another way
         acknowledge = Send(sender, Acknowledge(message.hop))
+        if not isinstance(message.cargo, Find | Join):
+            return [acknowledge, *self.location.carry(message, now)]
         if isinstance(message.cargo, Join):
             passed = (*message.cargo.passed, self.contact)[:MAX_CONTACTS]
             message = msgspec.structs.replace(message, cargo=Join(passed))
@@ -172,6 +208,7 @@ class Node:
 
     def _deliver(self, message: Forward) -> list[Effect]:
         """This node is the root."""
+        assert isinstance(message.cargo, Find | Join)
         match message.cargo:
             case Find():
                 if message.origin.guid == self.contact.guid:

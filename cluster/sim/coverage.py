@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple, get_args
 
 import bft
@@ -135,5 +136,6 @@ def in_words(reached: Iterable[Reached]) -> list[str]:
         holes = [row.name for row in rows if not row.times]
         lines += ["", f"{kind + 's':<64} {'times':>9} {'runs':>7}"]
         lines += [f"  {row.name[:60]:<62} {row.times:>9} {row.runs:>7}" for row in rows if row.times]
-        lines += [f"  never: {'; '.join(holes)}"] * bool(holes)
+        if holes:
+            lines += wrap(f"never: {'; '.join(holes)}", 100, initial_indent="  ", subsequent_indent="    ")
     return lines

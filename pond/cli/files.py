@@ -119,8 +119,8 @@ def new_file(path: str) -> Iterator[BinaryIO]:
     place = Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
-        if place.exists() and not stat.S_ISREG(place.stat().st_mode):
-            file = _open(place, os.O_WRONLY)
+        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            file = _open(path, os.O_WRONLY)  # not `place`: a pipe has no name that its link in /dev leads to
         else:
             temporary = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}")
             file = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

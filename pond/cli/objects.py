@@ -271,6 +271,8 @@ def get(
             progress=lambda done, total: progress(held + done, held + total),
         ):
             out.write(piece)
+    if held:
+        click.echo(f"pond: of {name}, {human_size(held)} were there from an attempt that was broken off", err=True)
 
 
 @contextmanager

@@ -79,6 +79,16 @@ def test_a_device_is_written_directly(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+def test_a_pipe_that_has_no_name_is_written_directly():
+    reading, writing = os.pipe()
+    try:
+        assert write(f"/dev/fd/{writing}", b"content") == b""
+        assert os.read(reading, 100) == b"content"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_what_takes_the_place_of_a_private_file_is_private(tmp_path):
     for write in (files.new_file, lambda path: files.resumed_output(path)):
         place = tmp_path / "private"

@@ -1,0 +1,283 @@
+"""Where objects are: publishing what this node holds, and finding who holds an object (Tapestry, JSAC 2004, III-C).
+
+A holder's pointers go to the root of each salted name of the object, and every node on the way keeps them. A search
+goes the same way until it meets one, and from there to the nearest holder known: who is near an object finds it nearby.
+All of it is soft state: published again and again, gone by itself when its holder is, copied to the neighbours of the
+root, which take its place when it fails, and handed over when another node has become the root.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+from tapestry.effects import Effect, LocatedAt, NotFound, Rejected, Send, SetTimer, Timer
+from tapestry.guid import GUID
+from tapestry.messages import (
+    MAX_CONTACTS,
+    SALTS,
+    Contact,
+    Copies,
+    Forward,
+    Locate,
+    Located,
+    NotLocated,
+    Pointer,
+    Publish,
+)
+from tapestry.neighbours import Neighbours
+from tapestry.pointers import LIFETIME_SECONDS, Kept, Keys, Pointers, make, refuse, root_key
+from tapestry.questions import Question
+from tapestry.routing import Routing
+
+REPUBLISH_SECONDS = 200.0
+"""Well within the life of a pointer: two rounds may be lost."""
+
+LIST = 256
+"""Objects under one signature: eight hashes prove one of them."""
+
+BURST = 8
+BURST_SECONDS = 0.1
+"""So many pointers leave at a time, and then so long none: publishing much must not keep links from all else."""
+
+LOCATE_SECONDS = 3.0
+"""A search that is not answered for so long goes to the object's next root."""
+
+SEARCHES = 1024
+"""Under way at once; the oldest is given up above it."""
+
+HAND_OVER_SECONDS = 5.0
+
+
+class _Search(NamedTuple):
+    object: GUID
+    salts: tuple[int, ...]
+    """Roots that are still to be asked, the one under way first."""
+    passed_over: tuple[GUID, ...]
+
+
+class Location:
+    """What this node publishes, keeps for others, and looks for."""
+
+    def __init__(self, neighbours: Neighbours, routing: Routing, keys: Keys | None, choices: Random) -> None:
+        """Without `keys` it publishes nothing and believes no pointer."""
+        self.pointers = Pointers()
+        self.held: dict[GUID, None] = {}
+        """Objects that this node has published."""
+        self._own = neighbours.own
+        self._neighbours = neighbours
+        self._routing = routing
+        self._keys = keys
+        self._choices = choices
+        self._outgoing: deque[tuple[Pointer, int]] = deque()
+        self._searches: dict[int, _Search] = {}
+        self._leaves_then: frozenset[GUID] = frozenset()
+
+    def start(self) -> list[Effect]:
+        """Begin upkeep."""
+        if self._keys is None:
+            return []
+        return [
+            SetTimer(Timer("republish"), REPUBLISH_SECONDS * self._choices.uniform(0.5, 1.0)),
+            SetTimer(Timer("pointers"), HAND_OVER_SECONDS),
+        ]
+
+    # --- publishing ------------------------------------------------------------------------------------------------
+
+    def publish(self, objects: Iterable[GUID], now: float) -> list[Effect]:
+        """Say that this node holds these, from now on and until they are withdrawn."""
+        fresh = list(dict.fromkeys(objects))
+        for obj in fresh:
+            self.held[obj] = None
+        return self._queue(fresh, int(now), LIFETIME_SECONDS)
+
+    def withdraw(self, objects: Iterable[GUID], now: float) -> list[Effect]:
+        """This node does not hold them any longer."""
+        gone = [obj for obj in dict.fromkeys(objects) if obj in self.held]
+        for obj in gone:
+            del self.held[obj]
+        return self._queue(gone, int(now) + 1, 0)  # newer than what was published within this second
+
+    def _queue(self, objects: list[GUID], issued: int, lifetime_seconds: int) -> list[Effect]:
+        if self._keys is None or not objects:
+            return []
+        idle = not self._outgoing
+        for start in range(0, len(objects), LIST):
+            some = objects[start : start + LIST]
+            for pointer in make(self._keys, self._own, some, issued, issued + lifetime_seconds):
+                self._outgoing += [(pointer, salt) for salt in range(SALTS)]
+        return [SetTimer(Timer("publish"), 0.0)] if idle else []
+
+    def on_timer(self, timer: Timer, now: float) -> list[Effect]:
+        """Publish some more, publish all again, see whose pointers these are now, or give up on a root."""
+        match timer.kind:
+            case "publish":
+                return self._publish_some(now)
+            case "republish":
+                again = SetTimer(timer, REPUBLISH_SECONDS)
+                return [*self._queue([*self.held], int(now), LIFETIME_SECONDS), again]
+            case "pointers":
+                self.pointers.expire(now)
+                again = SetTimer(timer, HAND_OVER_SECONDS * self._choices.uniform(0.75, 1.25))
+                return [*self._hand_over(), again]
+            case "locate":
+                return self._next_root(timer.number, now)
+        raise AssertionError(f"a timer that nobody sets: {timer}")
+
+    def _publish_some(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for _ in range(min(BURST, len(self._outgoing))):
+            pointer, salt = self._outgoing.popleft()
+            key = root_key(pointer.object, salt)
+            effects += self.carry(Forward(0, key, self._own, 0, 0, Publish(pointer, salt)), now)
+        return [*effects, SetTimer(Timer("publish"), BURST_SECONDS)] if self._outgoing else effects
+
+    # --- pointers of others ----------------------------------------------------------------------------------------
+
+    def carry(self, message: Forward, now: float, tried: tuple[bytes, ...] = ()) -> list[Effect]:
+        """What this node does with a `Publish` or `Locate` that has come to it."""
+        cargo = message.cargo
+        if isinstance(cargo, Publish):
+            return self._carry_pointer(message, cargo, now, tried)
+        assert isinstance(cargo, Locate)
+        return self._carry_search(message, cargo, now, tried)
+
+    def _carry_pointer(self, message: Forward, cargo: Publish, now: float, tried: tuple[bytes, ...]) -> list[Effect]:
+        reason = self._refuse(cargo.pointer, cargo.salt, now)
+        if reason is None and message.key != root_key(cargo.pointer.object, cargo.salt):
+            reason = "a pointer on its way to another root"
+        if reason is not None:
+            return [Rejected(message.origin, reason)]
+        onward = self._routing.send(message, now, tried)
+        self.pointers.put(cargo.pointer, cargo.salt, onward is None)
+        if onward is not None:
+            return onward
+        copies = Copies(((cargo.salt, cargo.pointer),))
+        return [Send(leaf, copies) for leaf in self._neighbours.leaves.adjacent()]
+
+    def _refuse(self, pointer: Pointer, salt: int, now: float) -> str | None:
+        kept = self.pointers.get(pointer.object, pointer.holder.guid, salt)
+        if kept == pointer:
+            return None
+        if kept is not None and kept.issued > pointer.issued:
+            return "an older pointer than the one that is here"
+        return refuse(pointer, self._keys, now) if self._keys is not None else "no pointers are kept here"
+
+    def on_copies(self, sender: Contact, message: Copies, now: float) -> list[Effect]:
+        """Pointers that another node has as their root."""
+        effects: list[Effect] = []
+        for salt, pointer in message.pointers:
+            reason = self._refuse(pointer, salt, now)
+            if reason is not None:
+                effects.append(Rejected(sender, reason))
+                continue
+            self.pointers.put(pointer, salt, self._routing.next_hop(root_key(pointer.object, salt)) is None)
+        return effects
+
+    def _hand_over(self) -> list[Effect]:
+        leaves = frozenset(leaf.guid for leaf in self._neighbours.leaves)
+        if leaves == self._leaves_then:
+            return []
+        self._leaves_then = leaves
+        by_root: dict[Contact, list[Kept]] = {}
+        for kept in self.pointers.to_hand_over(lambda key: self._routing.next_hop(key) is None):
+            root = self._routing.next_hop(root_key(kept.pointer.object, kept.salt))
+            if root is not None:
+                by_root.setdefault(root, []).append(kept)
+        return [
+            Send(root, Copies(tuple((kept.salt, kept.pointer) for kept in moved[start : start + MAX_CONTACTS])))
+            for root, moved in by_root.items()
+            for start in range(0, len(moved), MAX_CONTACTS)
+        ]
+
+    # --- searching -------------------------------------------------------------------------------------------------
+
+    def locate(self, obj: GUID, number: int, passed_over: tuple[GUID, ...], now: float) -> list[Effect]:
+        """Look for a holder of an object, through one root after another."""
+        salts = self._choices.sample(range(SALTS), SALTS)
+        self._searches[number] = _Search(obj, tuple(salts), passed_over[-MAX_CONTACTS:])
+        if len(self._searches) > SEARCHES:
+            del self._searches[next(iter(self._searches))]
+        return self._search(number, now)
+
+    def _search(self, number: int, now: float) -> list[Effect]:
+        search = self._searches[number]
+        salt = search.salts[0]
+        cargo = Locate(search.object, salt, None, search.passed_over)
+        message = Forward(0, root_key(search.object, salt), self._own, number, 0, cargo)
+        timer = SetTimer(Timer("locate", number * SALTS + salt), LOCATE_SECONDS)
+        return [timer, *self.carry(message, now)]
+
+    def _next_root(self, place: int, now: float) -> list[Effect]:
+        number, salt = divmod(place, SALTS)
+        search = self._searches.get(number)
+        if search is None or search.salts[0] != salt:
+            return []
+        if len(search.salts) == 1:
+            del self._searches[number]
+            return [NotFound(number)]
+        self._searches[number] = search._replace(salts=search.salts[1:])
+        return self._search(number, now)
+
+    def _carry_search(self, message: Forward, cargo: Locate, now: float, tried: tuple[bytes, ...]) -> list[Effect]:
+        meant = cargo.holder == self._own.guid or self._own.guid not in cargo.passed_over
+        if cargo.object in self.held and meant:
+            return self._answer(message, cargo, now)
+        others = [one for one in self.pointers.holders(cargo.object, now) if one.guid not in cargo.passed_over]
+        nearest = self._nearest(others) if len(cargo.passed_over) < MAX_CONTACTS else None
+        if nearest is not None:
+            over = (*cargo.passed_over, nearest.guid)
+            sought = Locate(cargo.object, cargo.salt, nearest.guid, over)
+            message = msgspec.structs.replace(message, cargo=sought)
+        onward = self._routing.send(message, now, tried, nearest)
+        if onward is not None:
+            return onward
+        if message.origin.guid == self._own.guid:
+            return self.on_not_located(message.number, now)
+        return [Send(message.origin, NotLocated(message.number, message.hops))]
+
+    def _nearest(self, holders: list[Contact]) -> Contact | None:
+        """Of holders those whose round trip is known come first, the shortest of them before all."""
+        away = {holder.guid: self._neighbours.get(holder.guid) for holder in holders}
+        some = [one for one in holders if one.guid != self._own.guid and not self._neighbours.suspect(one.guid)]
+        near = [(known.rtt_seconds, one.guid, one) for one in some if (known := away[one.guid]) and known.rtt_seconds]
+        return min(near)[2] if near else self._choices.choice(some) if some else None
+
+    def _answer(self, message: Forward, cargo: Locate, now: float) -> list[Effect]:
+        if self._keys is None:
+            return []
+        issued = int(now)
+        pointer = next(make(self._keys, self._own, [cargo.object], issued, issued + LIFETIME_SECONDS))
+        if message.origin.guid == self._own.guid:
+            return self.on_located(self._own, Located(message.number, pointer, message.hops), now)
+        return [Send(message.origin, Located(message.number, pointer, message.hops))]
+
+    def send_again(self, question: Question, message: Forward, now: float) -> list[Effect]:
+        """A hop was not acknowledged. If it went to a holder, that one is passed over."""
+        back = msgspec.structs.replace(message, hops=message.hops - 1)
+        cargo = message.cargo
+        if isinstance(cargo, Locate) and cargo.holder == question.to.guid:
+            self.pointers.drop_holder(cargo.object, question.to.guid)
+        return self.carry(back, now, (*question.tried, question.to.guid))
+
+    def on_located(self, sender: Contact, message: Located, now: float) -> list[Effect]:
+        """Somebody says that it holds the object. Only the object itself proves that."""
+        search = self._searches.get(message.number)
+        if search is None or self._keys is None:
+            return []
+        pointer = message.pointer
+        reason = refuse(pointer, self._keys, now)
+        unasked = pointer.object != search.object or pointer.holder.guid in search.passed_over
+        if reason is None and (unasked or pointer.holder.guid != sender.guid):
+            reason = "an answer to another search"
+        if reason is not None:
+            return [Rejected(sender, reason)]
+        del self._searches[message.number]
+        return [LocatedAt(message.number, pointer, message.hops)]
+
+    def on_not_located(self, number: int, now: float) -> list[Effect]:
+        """A root knows no holder: perhaps another does."""
+        search = self._searches.get(number)
+        return [] if search is None else self._next_root(number * SALTS + search.salts[0], now)
