@@ -12,8 +12,8 @@ from cluster.sim.churn.words import duration
 from cluster.sim.churn.workload import Churn, Lookups, kill, populate
 from cluster.sim.churn.world import Lookup, World
 
-START_SECONDS = 60.0
-"""In which all nodes are started."""
+START_SECONDS = 120.0
+"""In which all nodes are started: a thousand double every twelve seconds."""
 
 SETTLE_SECONDS = 60.0
 """From the last start to the first that is measured, with churn and lookups on."""

@@ -69,9 +69,10 @@ class Churn:
 
 
 def populate(world: World, nodes: int, seconds: float) -> None:
-    """Start so many nodes, evenly over the time."""
+    """Start so many nodes, as many times more in each moment as there are already: hundreds that join a handful at once
+    are not what overlays meet, and Chord takes minutes to put such a ring in order."""
     for number in range(nodes):
-        world.loop.after(number * seconds / nodes, world.start)
+        world.loop.after(seconds * log(1 + number) / log(1 + nodes), world.start)
 
 
 def kill(world: World, share: float) -> int:
