@@ -104,8 +104,8 @@ def churn(
     """Run an overlay whose nodes come and go, and measure what its lookups do meanwhile.
 
     The workload is that of Bamboo (USENIX 2004, section 4): links of 1 Mb/s, and each key is looked up by ten nodes at
-    once, each node asking every ten seconds on average. Nodes start within two minutes; after another one, in which they
-    already die and ask, measuring begins. Durations are written like 90s, 1.4m or 2h. All times are virtual.
+    once, each node asking every ten seconds on average. Nodes start within two minutes; after another one, in which
+    they already die and ask, measuring begins. Durations are written like 90s, 1.4m or 2h. All times are virtual.
 
     \b
     Exit codes: 0 the run came to its end
