@@ -177,6 +177,30 @@ def test_a_suspect_that_says_something_is_none_any_longer():
     assert sent_to(node.step(Route(key(4), 8, 3.0)), Forward) == [contact(5)]
 
 
+def test_fingers_are_looked_up_from_the_farthest_to_the_nearest_beyond_the_successor_list():
+    node = member(0, 1, 2)
+    searched = []
+    for number in range(5):
+        forward = said(fired(node, Timer("finger"), 2.0 * number), Forward)[0]
+        searched.append(forward.key[0] >> 4)
+        heard(node, 9, Found(forward.number, 1), 2.0 * number + 1)
+    assert searched == [8, 4, 8, 4, 8]
+    assert node.fingers == {255: contact(9), 254: contact(9)}
+    assert sent_to(node.step(Route(key(12), 7, 9.0)), Forward) == [contact(9)]
+
+
+def test_a_node_whose_whole_list_died_goes_on_with_the_next_that_it_knows():
+    node = member(0, 1)
+    forward = said(fired(node, Timer("finger"), 2.0), Forward)[0]
+    heard(node, 9, Found(forward.number, 1), 2.5)
+    ping = said(
+        fired(node, Timer("answer", said(fired(node, Timer("stabilize"), 5.0), GetNeighbours)[0].id), 6.0), Ping
+    )
+    fired(node, Timer("answer", ping[0].id), 8.0)
+    assert node.successors == []
+    assert sent_to(fired(node, Timer("stabilize"), 10.0), GetNeighbours) == [contact(9)]
+
+
 def test_whoever_leaves_tells_its_neighbours_and_is_gone_there():
     leaver = member(3, 5, 8)
     heard(leaver, 1, Notify(), 1.0)
