@@ -13,8 +13,9 @@ from cluster.sim.churn.world import Host, Lookup, World
 ANSWER_SECONDS = 10.0
 """To wait for answers."""
 
-QUESTION_SECONDS = 0.005
-"""From one key that everyone asks for to the next, by member: the root's link is busy with one question for 2 ms."""
+SPACING_SECONDS = 0.01
+"""From one node that asks to the next. If all asked at once, the questions would queue up before each root for longer
+than others wait for an acknowledgement, and who asks would see what asking did."""
 
 
 class Agreement(NamedTuple):
@@ -45,9 +46,17 @@ class Questions(NamedTuple):
 
 
 def ask(world: World, keys: Sequence[bytes], hosts: Sequence[Host]) -> Questions:
-    """Ask each of these for each of the keys; the answers take a while."""
-    lookups = [[world.ask(host, key) for host in hosts if host.core is not None] for key in keys]
-    return Questions(world.loop.now, list(keys), lookups)
+    """Ask each of these for each of the keys, one node after another, and give back what will have the answers."""
+    questions = Questions(world.loop.now, list(keys), [[] for _ in keys])
+    for place, host in enumerate(hosts):
+        world.loop.after(place * SPACING_SECONDS, _ask_one, world, questions, host)
+    return questions
+
+
+def _ask_one(world: World, questions: Questions, host: Host) -> None:
+    if host.core is not None:
+        for key, lookups in zip(questions.keys, questions.lookups, strict=True):
+            lookups.append(world.ask(host, key))
 
 
 def judge(questions: Questions, overlay: Overlay, guids: Sequence[bytes]) -> Agreement:
@@ -65,13 +74,7 @@ def judge(questions: Questions, overlay: Overlay, guids: Sequence[bytes]) -> Agr
 
 
 def ask_everyone(world: World, overlay: Overlay, keys: Sequence[bytes]) -> Agreement:
-    """Ask every member for every key, one key after another, and wait for the answers. Churn should be off."""
-    hosts = list(world.members)
-    lookups: list[list[Lookup]] = []
-    when = world.loop.now
-    for key in keys:
-        lookups += ask(world, [key], hosts).lookups
-        world.loop.run(world.loop.now + len(hosts) * QUESTION_SECONDS)
-    world.loop.run(world.loop.now + ANSWER_SECONDS)
-    guids = [host.contact.guid for host in world.members]
-    return judge(Questions(when, list(keys), lookups), overlay, guids)
+    """Ask every member for every key, and wait for the answers. Churn should be off."""
+    questions = ask(world, keys, list(world.members))
+    world.loop.run(world.loop.now + len(world.members) * SPACING_SECONDS + ANSWER_SECONDS)
+    return judge(questions, overlay, [host.contact.guid for host in world.members])
