@@ -10,7 +10,9 @@ from tapestry.messages import Contact, Message, Pointer
 class Timer(NamedTuple):
     """Names a moment to be woken at; a timer that has become stale names something that is over."""
 
-    kind: Literal["asked", "leaves", "table", "silent", "lost", "join", "publish", "republish", "pointers", "locate"]
+    kind: Literal[
+        "asked", "leaves", "table", "silent", "lost", "join", "own root", "publish", "republish", "pointers", "locate"
+    ]
     number: int = 0
 
 

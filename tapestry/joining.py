@@ -1,21 +1,30 @@
 """Becoming a member (Tapestry, JSAC 2004, IV-A; Bamboo, USENIX 2004, 3.1).
 
-The new node sends a cargo to its own GUID through any member. The root there answers with its leaf set, which is nearly
-the new node's own; each of these nodes is shown the new one's, so they learn of it, and what it lacks comes back. From
-then on it is a member. Rows of the nodes that the cargo passed fill its table.
+The new node sends a cargo to its own GUID through a few members. The root there answers with its leaf set, nearly the
+new node's own; each of these nodes is shown the new one's, so they learn of it, and what it lacks comes back. From then
+on it is a member. Rows of the nodes that the cargo passed fill its table.
+
+A node on the way that lies may answer in place of the root, with others that lie. So several ways are taken, and taken
+again from time to time: of all nodes heard of the nearest stay, and only the true neighbours are nearest.
 """
 
 from random import Random
 
 from tapestry.effects import Effect, Joined, SetTimer, Timer
 from tapestry.guid import shared_digits
-from tapestry.messages import Contact, Forward, Join, Welcome
+from tapestry.messages import MAX_CONTACTS, Contact, Forward, Join, Welcome
 from tapestry.neighbours import Neighbours
 from tapestry.questions import Questions
 from tapestry.upkeep import Upkeep
 
+WAYS = 3
+"""Members that a new node goes through at a time, if it knows so many."""
+
 RETRY_SECONDS = 2.0
-"""A join that is not answered for so long is begun again, through another member where several are known."""
+"""A join that is not answered for so long is begun again, through others where more are known."""
+
+OWN_ROOT_SECONDS = 30.0
+"""So often a member asks, through a neighbour drawn at random, who is the root of its own GUID."""
 
 
 class Joining:
@@ -42,8 +51,9 @@ class Joining:
 
     def _ask(self, now: float) -> list[Effect]:
         self._tries += 1
+        some = self._choices.sample(self._through, min(WAYS, len(self._through)))
         retry = SetTimer(Timer("join", self._tries), RETRY_SECONDS)
-        return [*self.ask_through(self._choices.choice(self._through), now), retry]
+        return [*(effect for contact in some for effect in self.ask_through(contact, now)), retry]
 
     def ask_through(self, contact: Contact, now: float) -> list[Effect]:
         """Ask the root of our own GUID, as this node sees it, for its leaf set."""
@@ -51,7 +61,11 @@ class Joining:
         return self._questions.ask(contact, lambda hop: Forward(hop, own.guid, own, self._tries, 1, Join(())), now)
 
     def on_timer(self, timer: Timer, now: float) -> list[Effect]:
-        """Nobody has let us in yet."""
+        """Nobody has let us in yet; or, for a member, it is time to look for its own root."""
+        if timer.kind == "own root":
+            some = sorted(known.contact for known in self._neighbours.all if not known.misses)
+            asked = self.ask_through(self._choices.choice(some), now) if some else []
+            return [*asked, SetTimer(timer, OWN_ROOT_SECONDS * self._choices.uniform(0.75, 1.25))]
         if self.member or timer.number != self._tries:
             return []
         return self._done(now) if self._greeted and len(self._neighbours.leaves) else self._ask(now)
@@ -60,12 +74,14 @@ class Joining:
         """The root of our GUID and its leaf set."""
         if self.member:
             return self._upkeep.consider((sender, *message.leaves), now)
-        self._passed = message.passed
+        self._passed = tuple(dict.fromkeys((*self._passed, *message.passed)))[:MAX_CONTACTS]
         effects: list[Effect] = []
         for contact in (sender, *message.leaves):
             if contact.guid != self._own.guid and contact.guid not in self._greeted:
-                self._greeted.add(contact.guid)
-                effects += self._upkeep.compare(contact, now)
+                greeting = self._upkeep.compare(contact, now)
+                if greeting:
+                    self._greeted.add(contact.guid)
+                effects += greeting
         return effects
 
     def settled(self, contact: Contact, now: float) -> list[Effect]:
@@ -79,7 +95,8 @@ class Joining:
 
     def _done(self, now: float) -> list[Effect]:
         self.member = True
-        effects: list[Effect] = [Joined(), *self._upkeep.start()]
+        own_root = SetTimer(Timer("own root"), OWN_ROOT_SECONDS * self._choices.random())
+        effects: list[Effect] = [Joined(), *self._upkeep.start(), own_root]
         for contact in self._passed:
             if contact.guid != self._own.guid:
                 effects += self._upkeep.get_row(contact, shared_digits(self._own.guid, contact.guid), now)

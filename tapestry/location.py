@@ -2,8 +2,11 @@
 
 A holder's pointers go to the root of each salted name of the object, and every node on the way keeps them. A search
 goes the same way until it meets one, and from there to the nearest holder known: who is near an object finds it nearby.
-All of it is soft state: published again and again, gone by itself when its holder is, copied to the neighbours of the
-root, which take its place when it fails, and handed over when another node has become the root.
+All of it is soft state: published again and again, gone by itself when its holder is, copied to the nodes around the
+root, which take its place when it fails or lies, and handed over when another node has become the root.
+
+Nodes on the way may lie: swallow a search, or deny that anybody holds the object. So a search has several ways, to
+roots far from each other and then through neighbours drawn at random; a liar must be on each of them.
 """
 
 from collections import deque
@@ -14,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from tapestry.effects import Effect, LocatedAt, NotFound, Rejected, Send, SetTimer, Timer
-from tapestry.guid import GUID
+from tapestry.guid import GUID, distance
 from tapestry.messages import (
     MAX_CONTACTS,
     SALTS,
@@ -42,8 +45,15 @@ BURST = 8
 BURST_SECONDS = 0.1
 """So many pointers leave at a time, and then so long none: publishing much must not keep links from all else."""
 
+NEAR = 4
+"""Nodes nearest to the key that get a pointer, whoever of them is the root: one that lies is not enough."""
+
+WAYS = (1, SALTS - 1, SALTS, SALTS)
+"""How many ways a search takes at a time, one group after another: first to one root, then to the others, then to all
+of them once and once more, each through some neighbour."""
+
 LOCATE_SECONDS = 3.0
-"""A search that is not answered for so long goes to the object's next root."""
+"""A group of ways that brought no answer for so long is given up for the next."""
 
 SEARCHES = 1024
 """Under way at once; the oldest is given up above it."""
@@ -53,9 +63,12 @@ HAND_OVER_SECONDS = 5.0
 
 class _Search(NamedTuple):
     object: GUID
-    salts: tuple[int, ...]
-    """Roots that are still to be asked, the one under way first."""
+    salts: list[int]
     passed_over: tuple[GUID, ...]
+    group: int
+    """Of WAYS, under way now."""
+    deniers: frozenset[GUID]
+    """Who said of this group that nobody holds the object."""
 
 
 class Location:
@@ -123,7 +136,7 @@ class Location:
                 again = SetTimer(timer, HAND_OVER_SECONDS * self._choices.uniform(0.75, 1.25))
                 return [*self._hand_over(), again]
             case "locate":
-                return self._next_root(timer.number, now)
+                return self._next_ways(*divmod(timer.number, len(WAYS)), now)
         raise AssertionError(f"a timer that nobody sets: {timer}")
 
     def _publish_some(self, now: float) -> list[Effect]:
@@ -152,10 +165,15 @@ class Location:
             return [Rejected(message.origin, reason)]
         onward = self._routing.send(message, now, tried)
         self.pointers.put(cargo.pointer, cargo.salt, onward is None)
-        if onward is not None:
-            return onward
-        copies = Copies(((cargo.salt, cargo.pointer),))
-        return [Send(leaf, copies) for leaf in self._neighbours.leaves.adjacent()]
+        return [*self._spread(cargo, message.key), *(onward or [])]
+
+    def _spread(self, cargo: Publish, key: bytes) -> list[Effect]:
+        """Around the root the pointer goes to all that are near it."""
+        if not self._neighbours.leaves.covers(key):
+            return []
+        leaves = [leaf for leaf in self._neighbours.leaves if not self._neighbours.suspect(leaf.guid)]
+        leaves.sort(key=lambda leaf: (distance(key, leaf.guid), leaf.guid))
+        return [Send(leaf, Copies(((cargo.salt, cargo.pointer),))) for leaf in leaves[:NEAR]]
 
     def _refuse(self, pointer: Pointer, salt: int, now: float) -> str | None:
         kept = self.pointers.get(pointer.object, pointer.holder.guid, salt)
@@ -195,30 +213,40 @@ class Location:
     # --- searching -------------------------------------------------------------------------------------------------
 
     def locate(self, obj: GUID, number: int, passed_over: tuple[GUID, ...], now: float) -> list[Effect]:
-        """Look for a holder of an object, through one root after another."""
+        """Look for a holder of an object."""
         salts = self._choices.sample(range(SALTS), SALTS)
-        self._searches[number] = _Search(obj, tuple(salts), passed_over[-MAX_CONTACTS:])
+        self._searches[number] = _Search(obj, salts, passed_over[-MAX_CONTACTS:], 0, frozenset())
         if len(self._searches) > SEARCHES:
             del self._searches[next(iter(self._searches))]
         return self._search(number, now)
 
     def _search(self, number: int, now: float) -> list[Effect]:
         search = self._searches[number]
-        salt = search.salts[0]
-        cargo = Locate(search.object, salt, None, search.passed_over)
-        message = Forward(0, root_key(search.object, salt), self._own, number, 0, cargo)
-        timer = SetTimer(Timer("locate", number * SALTS + salt), LOCATE_SECONDS)
-        return [timer, *self.carry(message, now)]
+        begun = sum(WAYS[: search.group])
+        effects: list[Effect] = [SetTimer(Timer("locate", number * len(WAYS) + search.group), LOCATE_SECONDS)]
+        for way in range(begun, begun + WAYS[search.group]):
+            if number not in self._searches:
+                break  # this node holds the object itself
+            salt = search.salts[way % SALTS]
+            cargo = Locate(search.object, salt, None, search.passed_over)
+            message = Forward(0, root_key(search.object, salt), self._own, number, 0, cargo)
+            first = self._some_neighbour() if way >= SALTS else None
+            onward = self._routing.send(message, now, (), first) if first is not None else None
+            effects += self.carry(message, now) if onward is None else onward
+        return effects
 
-    def _next_root(self, place: int, now: float) -> list[Effect]:
-        number, salt = divmod(place, SALTS)
+    def _some_neighbour(self) -> Contact | None:
+        some = sorted(known.contact for known in self._neighbours.all if not known.misses)
+        return self._choices.choice(some) if some else None
+
+    def _next_ways(self, number: int, group: int, now: float) -> list[Effect]:
         search = self._searches.get(number)
-        if search is None or search.salts[0] != salt:
+        if search is None or search.group != group:
             return []
-        if len(search.salts) == 1:
+        if group + 1 == len(WAYS):
             del self._searches[number]
             return [NotFound(number)]
-        self._searches[number] = search._replace(salts=search.salts[1:])
+        self._searches[number] = search._replace(group=group + 1, deniers=frozenset())
         return self._search(number, now)
 
     def _carry_search(self, message: Forward, cargo: Locate, now: float, tried: tuple[bytes, ...]) -> list[Effect]:
@@ -235,7 +263,7 @@ class Location:
         if onward is not None:
             return onward
         if message.origin.guid == self._own.guid:
-            return self.on_not_located(message.number, now)
+            return self.on_not_located(self._own, message.number, now)
         return [Send(message.origin, NotLocated(message.number, message.hops))]
 
     def _nearest(self, holders: list[Contact]) -> Contact | None:
@@ -277,7 +305,11 @@ class Location:
         del self._searches[message.number]
         return [LocatedAt(message.number, pointer, message.hops)]
 
-    def on_not_located(self, number: int, now: float) -> list[Effect]:
-        """A root knows no holder: perhaps another does."""
+    def on_not_located(self, sender: Contact, number: int, now: float) -> list[Effect]:
+        """A root knows no holder. When as many say so as there are ways under way, others are tried."""
         search = self._searches.get(number)
-        return [] if search is None else self._next_root(number * SALTS + search.salts[0], now)
+        if search is None:
+            return []
+        deniers = search.deniers | {sender.guid}
+        self._searches[number] = search._replace(deniers=deniers)
+        return self._next_ways(number, search.group, now) if len(deniers) >= WAYS[search.group] else []

@@ -33,7 +33,7 @@ Salt = Annotated[int, msgspec.Meta(ge=0, lt=SALTS)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class Contact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Contact(msgspec.Struct, frozen=True, order=True, array_like=True, forbid_unknown_fields=True):
     """A node: who it is, and where."""
 
     guid: GUID

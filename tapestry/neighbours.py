@@ -31,16 +31,18 @@ LOST_SECONDS = 60.0
 class Neighbour:
     """One of the nodes that this one knows."""
 
-    __slots__ = ("contact", "heard", "misses", "probed", "rtt_seconds", "spread_seconds")
+    __slots__ = ("contact", "heard", "missed", "misses", "probed", "rtt_seconds", "spread_seconds")
 
     def __init__(self, contact: Contact, now: float) -> None:
         self.contact = contact
         self.heard = now
         """When it was heard from last."""
         self.misses = 0
-        """Questions in a row that it left without an answer."""
-        self.probed = False
-        """Whether it is being asked if it is there, since it has missed one."""
+        """Questions, one after another, that it left without an answer."""
+        self.missed = now
+        """When the last of them was given up."""
+        self.probed = 0
+        """The question by which it is being asked if it is there, since it has missed one; 0: it is not."""
         self.rtt_seconds = 0.0
         """Smoothed; 0 when it is not known."""
         self.spread_seconds = 0.0
@@ -95,8 +97,10 @@ class Neighbours:
     def wanted(self, contact: Contact, now: float) -> bool:
         """Whether to ask a node that others speak of if it is there: it has a place here, and was not given up."""
         guid = contact.guid
-        if guid in self._known or guid == self.own.guid:
+        if guid == self.own.guid:
             return False
+        if guid in self._known:
+            return self.leaves.wants(guid)
         lost = self.lost.get(guid)
         if lost is not None and now - lost[1] < LOST_SECONDS:
             return False
@@ -106,7 +110,9 @@ class Neighbours:
         """A member speaks: it is alive, and is taken up where it belongs. Whether it had been lost."""
         known = self._known.get(contact.guid)
         if known is not None:
-            known.heard, known.misses, known.probed = now, 0, False
+            known.heard, known.misses, known.probed = now, 0, 0
+            if self.leaves.wants(contact.guid):  # since a leaf before it has gone
+                self._tidy(self.leaves.add(known.contact))
             return False
         back = self.lost.pop(contact.guid, None) is not None
         if self.leaves.wants(contact.guid) or self.table.wants(contact.guid):
@@ -136,12 +142,16 @@ class Neighbours:
         if pushed_out is not None and pushed_out.guid not in self.leaves and pushed_out.guid not in self.table:
             self._known.pop(pushed_out.guid, None)
 
-    def missed(self, guid: bytes, now: float) -> bool:
-        """It left a question without an answer. Whether it has been given up for that."""
+    def missed(self, guid: bytes, sent: float, now: float) -> bool:
+        """It left a question without an answer. Whether it has been given up for that.
+
+        Questions that were under way at the same time count as one: whatever took one of them took the others.
+        """
         known = self._known.get(guid)
-        if known is None:
+        if known is None or (known.misses and sent < known.missed):
             return False
         known.misses += 1
+        known.missed = now
         if known.misses < MISSES:
             return False
         self.forget(guid, now)

@@ -55,6 +55,7 @@ from tapestry.questions import Question, Questions
 from tapestry.routing import Routing
 from tapestry.upkeep import Recovery, Upkeep
 
+JOINING_TIMERS = frozenset({"join", "own root"})
 LOCATION_TIMERS = frozenset({"publish", "republish", "pointers", "locate"})
 
 UNANSWERED = 1024
@@ -92,7 +93,7 @@ class Node:
             case TimerFired(timer, now):
                 if timer.kind == "asked":
                     effects = self._on_no_answer(timer.number, now)
-                elif timer.kind == "join":
+                elif timer.kind in JOINING_TIMERS:
                     effects = self._joining.on_timer(timer, now)
                 elif timer.kind in LOCATION_TIMERS:
                     effects = self.location.on_timer(timer, now)
@@ -152,10 +153,10 @@ class Node:
             case Located():
                 effects += self.location.on_located(sender, message, now)
             case NotLocated(number):
-                effects += self.location.on_not_located(number, now)
+                effects += self.location.on_not_located(sender, number, now)
             case Copies():
                 effects += self.location.on_copies(sender, message, now)
-            case AskNextHop(number, key):
+            case AskNextHop(number, key) if self.member:
                 effects.append(Send(sender, NextHop(number, self.routing.next_hop(key))))
             case NextHop(number):
                 self._answered(number, sender, now)
@@ -172,7 +173,7 @@ class Node:
         if question is None:
             return []
         self._upkeep.answered(False)
-        self.neighbours.missed(question.to.guid, now)
+        self.neighbours.missed(question.to.guid, question.sent, now)
         effects = [*self._upkeep.suspected(question, now), *self._joining.settled(question.to, now)]
         if isinstance(question.message, Forward) and self.member:
             effects += self._send_again(question, question.message, now)
@@ -182,11 +183,13 @@ class Node:
         if not isinstance(message.cargo, Find | Join):
             return self.location.send_again(question, message, now)
         onward = self.routing.send_again(question, message, now)
-        return self._deliver(message) if onward is None else onward
+        return self._deliver(msgspec.structs.replace(message, hops=message.hops - 1)) if onward is None else onward
 
     # --- cargo -----------------------------------------------------------------------------------------------------
 
     def _on_route(self, key: GUID, number: int, now: float) -> list[Effect]:
+        if not self.member:
+            return []
         self._sought[number] = key
         if len(self._sought) > UNANSWERED:
             del self._sought[next(iter(self._sought))]

@@ -10,6 +10,9 @@ from tapestry.neighbours import Neighbours
 WAITING = 4096
 """Questions that wait for an answer at most; nothing is asked above it until some of them are over."""
 
+LATE = 256
+"""Questions given up that a late answer still tells a round trip of."""
+
 
 class Question(NamedTuple):
     """A message that an answer is expected to."""
@@ -27,7 +30,10 @@ class Questions:
     def __init__(self, neighbours: Neighbours) -> None:
         self._neighbours = neighbours
         self._waiting: dict[int, Question] = {}
-        self._last = 0
+        self._late: dict[int, Question] = {}
+        """The last that were given up. A late answer is none, but it tells how long the node takes now."""
+        self.last = 0
+        """Number of the last question."""
 
     def ask(
         self, to: Contact, make: Callable[[int], Message], now: float, tried: tuple[bytes, ...] = ()
@@ -35,10 +41,10 @@ class Questions:
         """Send the message that `make` returns for a number."""
         if len(self._waiting) >= WAITING:
             return []
-        self._last += 1
-        message = make(self._last)
-        self._waiting[self._last] = Question(to, now, message, tried)
-        return [Send(to, message), SetTimer(Timer("asked", self._last), self._neighbours.timeout_seconds(to.guid))]
+        self.last += 1
+        message = make(self.last)
+        self._waiting[self.last] = Question(to, now, message, tried)
+        return [Send(to, message), SetTimer(Timer("asked", self.last), self._neighbours.timeout_seconds(to.guid))]
 
     def asks(self, guid: bytes) -> bool:
         """Whether an answer of this node is being waited for."""
@@ -46,13 +52,18 @@ class Questions:
 
     def answered(self, number: int, sender: Contact, now: float) -> Question | None:
         """The question, unless nobody asked it of the sender or it is over; how long it took is taken down."""
-        question = self._waiting.get(number)
+        question = self._waiting.get(number) or self._late.get(number)
         if question is None or question.to.guid != sender.guid:
             return None
-        del self._waiting[number]
         self._neighbours.measured(sender, now - question.sent, now)
-        return question
+        self._late.pop(number, None)
+        return self._waiting.pop(number, None)
 
     def given_up(self, number: int) -> Question | None:
         """The time for this question is over: the question, unless it was answered."""
-        return self._waiting.pop(number, None)
+        question = self._waiting.pop(number, None)
+        if question is not None:
+            self._late[number] = question
+            if len(self._late) > LATE:
+                del self._late[next(iter(self._late))]
+        return question

@@ -68,11 +68,12 @@ class Routing:
     def send(
         self, cargo: Forward, now: float, tried: tuple[bytes, ...] = (), first: Contact | None = None
     ) -> list[Effect] | None:
-        """Send a cargo on its next hop, or through `first`. None when this node is its root."""
+        """Send a cargo on its next hop, or through `first`. None when this node is its root; it is dropped where no way
+        is left, as when all neighbours are silent for a moment: the root lies beyond them."""
         to = first or self.next_hop(cargo.key, tried)
-        if to is None:
+        if to is None and self._neighbours.leaves.covers(cargo.key):
             return None
-        if cargo.hops >= MAX_HOPS or len(tried) >= TRIES:
+        if to is None or cargo.hops >= MAX_HOPS or len(tried) >= TRIES:
             return []
         onward = msgspec.structs.replace(cargo, hops=cargo.hops + 1)
         return self._questions.ask(to, lambda hop: msgspec.structs.replace(onward, hop=hop), now, tried)

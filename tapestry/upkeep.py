@@ -176,12 +176,9 @@ class Upkeep:
         return [Send(sender, Alive(message.id))]
 
     def _probe_silent(self, now: float) -> list[Effect]:
-        primaries = {contact.guid for contact in self._neighbours.table.primaries()}
-        watched = [
-            known
-            for known in self._neighbours.all
-            if not known.probed and (known.contact.guid in primaries or known.contact.guid in self._neighbours.leaves)
-        ]
+        table, leaves = self._neighbours.table, self._neighbours.leaves
+        guids = {contact.guid for contact in (*table.primaries(), *leaves)}
+        watched = [known for known in self._neighbours.all if not known.probed and known.contact.guid in guids]
         longest = min(watched, key=lambda known: (known.heard, known.contact.guid), default=None)
         if longest is None or now - longest.heard < SILENT_SECONDS:
             return []
@@ -190,10 +187,12 @@ class Upkeep:
     def suspected(self, question: Question, now: float) -> list[Effect]:
         """A neighbour left a question without an answer: ask it again, one question at a time, until it is given up."""
         known = self._neighbours.get(question.to.guid)
-        if known is None or (known.probed and not isinstance(question.message, Probe)):
+        number = question.message.id if isinstance(question.message, Probe) else 0
+        if known is None or (known.probed and known.probed != number):
             return []
-        known.probed = True
-        return self.probe(question.to, now)
+        effects = self.probe(question.to, now)
+        known.probed = self._questions.last if effects else 0
+        return effects
 
     def _ask_lost(self, now: float) -> list[Effect]:
         lost = [contact for contact, _ in self._neighbours.lost.values()]

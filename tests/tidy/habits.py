@@ -17,8 +17,10 @@ IMPURE_MODULES = frozenset(
 )
 IMPURE_CALLS = frozenset(
     "breakpoint exec eval input open print __import__"
-    " datetime.datetime.now datetime.datetime.today datetime.datetime.utcnow datetime.date.today".split()
+    " datetime.datetime.now datetime.datetime.today datetime.datetime.utcnow datetime.date.today random.Random".split()
 )
+# A source of chance that a core is given, seeded by whoever gives it: its type may be named.
+TYPES_OF_ARGUMENTS = frozenset({"random.Random"})
 # Libraries of cryptography draw random bytes by themselves where a core has to be given them.
 RANDOM_CALL = re.compile(r"(cryptography|nacl)\..*(\.generate(_\w+)?|random\w*)$")
 
@@ -30,7 +32,9 @@ def impurities(source: str) -> list[str]:
     """What a core may not have: modules and calls that reach the outside, and anything that waits."""
     tree = ast.parse(source)
     found = [
-        f"line {line}: imports {module}" for line, module in imports(tree) if module.split(".")[0] in IMPURE_MODULES
+        f"line {line}: imports {module}"
+        for line, module in imports(tree)
+        if module.split(".")[0] in IMPURE_MODULES and module not in TYPES_OF_ARGUMENTS
     ]
     for call, name in calls(tree):
         if name in IMPURE_CALLS or RANDOM_CALL.match(name):

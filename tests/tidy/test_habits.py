@@ -16,6 +16,7 @@ longer_than_two_lines = partial(habits.too_long, limit=2)
         (habits.impurities, "import time"),
         (habits.impurities, "import os.path as p"),
         (habits.impurities, "from random import randbytes"),
+        (habits.impurities, "from random import Random\nchoices = Random()"),
         (habits.impurities, "def f():\n    import asyncio"),
         (habits.impurities, "async def f(): pass"),
         (habits.impurities, "async def f(): return [x async for x in y]"),
@@ -53,6 +54,7 @@ def test_a_planted_violation_is_found(find, source):
 @pytest.mark.parametrize(
     ("find", "source"),
     [
+        (habits.impurities, "from random import Random\ndef f(choices: Random): choices.random()"),
         (habits.impurities, "import hashlib\nfrom tapestry.time import now\nself.open()\nkey.random()"),
         (habits.impurities, "from datetime import datetime\ndatetime.fromtimestamp(0)"),
         (zmq_imports, "import zmqish\nfrom pond import zmq"),

@@ -1,0 +1,363 @@
+"""Objects are found while holders come and go, roots move, and some nodes lie (Tapestry, JSAC 2004, III-C)."""
+
+from collections.abc import Callable, Iterable
+from itertools import count
+from random import Random
+
+import msgspec
+import pytest
+
+from tapestry import location
+from tapestry.effects import Effect, Event, Locate, LocatedAt, NotFound, Publish, Received, Send, Unpublish
+from tapestry.messages import (
+    MAX_CONTACTS,
+    SALTS,
+    Acknowledge,
+    Contact,
+    Copies,
+    Forward,
+    Located,
+    NotLocated,
+)
+from tapestry.messages import Locate as Search
+from tapestry.messages import Publish as Carried
+from tapestry.node import Node
+from tapestry.pointers import LIFETIME_SECONDS, make, root_key
+from tests.unit.tapestry import model
+from tests.unit.tapestry.stage import Stage
+from tests.unit.tapestry.test_pointers import Keys
+
+
+class Town(Stage):
+    """Nodes with keys, some of which may lie."""
+
+    def __init__(
+        self, seed: object, nodes: int, liars: Iterable[int] = (), lie: Callable[..., object] | None = None
+    ) -> None:
+        super().__init__(seed)
+        self.now = 1_700_000_000.0
+        self.keys: dict[str, Keys] = {}
+        self.found: dict[int, LocatedAt | None] = {}
+        self._lying = {f"n{number}" for number in liars}
+        self._lie = lie
+        self._searches = count(1)
+        for number in range(nodes):
+            keys = self.keys[f"n{number}"] = Keys(f"n{number}")
+            self.add(keys.contact)
+            self.run_until(lambda name=keys.contact.address: self.nodes[name].member, 20)  # type: ignore[misc]
+        self.run_until(self.settled, 90)
+
+    def make(self, contact: Contact, choices: Random) -> Node:
+        keys = self.keys[contact.address]
+        if contact.address in self._lying:
+            assert self._lie is not None
+            return Liar(contact, choices, keys, self._lie)
+        return Node(contact, choices, keys=keys)
+
+    def step(self, name: str, event: Event) -> list[Effect]:
+        effects = super().step(name, event)
+        for effect in effects:
+            match effect:
+                case LocatedAt(number):
+                    assert self.found.setdefault(number, effect) is effect
+                case NotFound(number):
+                    assert number not in self.found
+                    self.found[number] = None
+        return effects
+
+    def publish(self, name: str, *objects: bytes) -> None:
+        self.step(name, Publish(objects, self.now))
+        self.run(5.0)
+
+    def locate(self, name: str, obj: bytes, passed_over: tuple[bytes, ...] = ()) -> LocatedAt | None:
+        """Who is found to hold the object. Raises AssertionError when nobody says anything in 20 s."""
+        number = next(self._searches)
+        self.step(name, Locate(obj, number, passed_over, self.now))
+        self.run_until(lambda: number in self.found, 20)
+        return self.found[number]
+
+    def holder(self, name: str, obj: bytes, passed_over: tuple[bytes, ...] = ()) -> str | None:
+        answer = self.locate(name, obj, passed_over)
+        return None if answer is None else answer.pointer.holder.address
+
+    def verified(self, name: str, obj: bytes, holders: set[str]) -> bool:
+        """Whether an object is found that proves itself: whoever claims to hold it and does not is passed over."""
+        passed_over: tuple[bytes, ...] = ()
+        for _ in range(20):
+            answer = self.locate(name, obj, passed_over)
+            if answer is None:
+                return False
+            if answer.pointer.holder.address in holders:
+                return True
+            passed_over = (*passed_over, answer.pointer.holder.guid)
+        return False
+
+
+class Liar(Node):
+    """Does with the cargo of others what `lie` says, and keeps to the rules otherwise."""
+
+    def __init__(self, contact: Contact, choices: Random, keys: Keys, lie: Callable[..., object]) -> None:
+        super().__init__(contact, choices, keys=keys)
+        self.keys = keys
+        self.choices = choices
+        self._lie = lie
+
+    def step(self, event: Event) -> list[Effect]:
+        if isinstance(event, Received) and isinstance(event.message, Forward) and self.member:
+            lies = self._lie(self, event.message, event.now)
+            if lies is not None:
+                assert isinstance(lies, list)
+                return [Send(event.sender, Acknowledge(event.message.hop)), *lies]
+        return super().step(event)
+
+
+def swallow(liar: Liar, message: Forward, now: float) -> list[Effect] | None:
+    return [] if isinstance(message.cargo, Carried | Search) else None
+
+
+def deny(liar: Liar, message: Forward, now: float) -> list[Effect] | None:
+    match message.cargo:
+        case Carried():
+            return []
+        case Search():
+            return [Send(message.origin, NotLocated(message.number, message.hops))]
+    return None
+
+
+def claim(liar: Liar, message: Forward, now: float) -> list[Effect] | None:
+    match message.cargo:
+        case Carried():
+            return []
+        case Search(obj):
+            pointer = next(make(liar.keys, liar.contact, [obj], int(now), int(now) + 60))
+            return [Send(message.origin, Located(message.number, pointer, message.hops))]
+    return None
+
+
+OBJECT, OTHER = b"o" * 32, b"p" * 32
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 10, 40])
+def test_every_node_finds_what_one_published(nodes):
+    town = Town(nodes, nodes)
+    publisher = f"n{nodes // 2}"
+    town.publish(publisher, OBJECT)
+    assert {town.holder(name, OBJECT) for name in town.nodes} == {publisher}
+    assert town.locate("n0", OTHER) is None
+
+
+def test_who_holds_it_finds_it_at_once_without_a_message():
+    town = Town("self", 12)
+    town.publish("n3", OBJECT)
+    sent = town.sent
+    town.step("n3", Locate(OBJECT, 99, (), town.now))
+    answer = town.found[99]
+    assert answer is not None
+    assert (answer.pointer.holder.address, answer.hops, town.sent) == ("n3", 0, sent)
+
+
+def test_the_root_of_each_salt_and_those_near_it_keep_the_pointer():
+    town = Town("near", 40)
+    town.publish("n5", OBJECT)
+    for salt in range(SALTS):
+        key = root_key(OBJECT, salt)
+        nearest = sorted(town.nodes.values(), key=lambda node: model.places_between(key, node.contact.guid))
+        for node in nearest[: location.NEAR]:
+            assert node.location.pointers.get(OBJECT, town.keys["n5"].contact.guid, salt) is not None
+        assert [kept.at_root for kept in nearest[0].location.pointers if kept.salt == salt] == [True]
+
+
+def test_what_was_withdrawn_is_found_no_more():
+    town = Town("gone", 30)
+    town.publish("n5", OBJECT, OTHER)
+    town.step("n5", Unpublish((OBJECT,), town.now))
+    town.run(5.0)
+    assert town.locate("n8", OBJECT) is None
+    assert town.holder("n8", OTHER) == "n5"
+
+
+def test_another_holder_is_found_when_one_is_passed_over():
+    town = Town("three", 30)
+    for name in ("n1", "n2", "n3"):
+        town.publish(name, OBJECT)
+    guids = {name: town.keys[name].contact.guid for name in ("n1", "n2", "n3")}
+    assert town.holder("n9", OBJECT, (guids["n1"], guids["n3"])) == "n2"
+    assert town.locate("n9", OBJECT, tuple(guids.values())) is None
+    assert town.holder("n2", OBJECT, (guids["n2"],)) in {"n1", "n3"}
+
+
+def test_what_a_dead_node_held_is_found_elsewhere():
+    town = Town("dead", 30)
+    for name in ("n1", "n2", "n3"):
+        town.publish(name, OBJECT)
+    town.crash("n1")
+    town.crash("n3")
+    assert {town.holder(name, OBJECT) for name in town.nodes} == {"n2"}
+
+
+def test_pointers_outlive_their_roots():
+    town = Town("roots", 40)
+    town.publish("n5", OBJECT)
+    for salt in range(SALTS):
+        root = model.root(root_key(OBJECT, salt), town.guids)
+        name = next(name for name, node in town.nodes.items() if node.contact.guid == root)
+        if name != "n5":
+            town.crash(name)
+    assert {town.holder(name, OBJECT) for name in town.nodes} == {"n5"}
+
+
+def test_a_new_root_is_handed_its_pointers():
+    town = Town("moved", 24)
+    town.publish("n5", OBJECT)
+    key = root_key(OBJECT, 2)
+    keys = next(
+        keys
+        for keys in (Keys(f"new{number}") for number in count())
+        if model.root(key, [*town.guids, keys.contact.guid]) == keys.contact.guid
+    )
+    town.keys[keys.contact.address] = keys
+    town.add(keys.contact)
+    new = town.nodes[keys.contact.address]
+
+    def is_handed_over() -> bool:
+        return any(kept.at_root and kept.salt == 2 for kept in new.location.pointers)
+
+    town.run_until(is_handed_over, 30)
+    town.run(30.0)
+    roots = [
+        node for node in town.nodes.values() if any(kept.at_root and kept.salt == 2 for kept in node.location.pointers)
+    ]
+    assert roots == [new]
+
+
+def test_a_holder_that_lives_is_found_for_longer_than_a_pointer_lasts():
+    town = Town("long", 10)
+    town.publish("n5", OBJECT)
+    town.run(LIFETIME_SECONDS + 100)
+    assert town.holder("n8", OBJECT) == "n5"
+
+
+def test_one_that_is_gone_is_forgotten():
+    town = Town("forgotten", 10)
+    town.publish("n5", OBJECT)
+    town.crash("n5")
+    town.run(LIFETIME_SECONDS + 100)
+    assert not any(len(node.location.pointers) for node in town.nodes.values())
+
+
+def test_much_is_published_a_little_at_a_time():
+    town = Town("much", 8)
+    objects = tuple(bytes([number]) * 32 for number in range(100))
+    before = town.keys["n2"].signed
+    effects = town.step("n2", Publish(objects, town.now))
+    assert town.keys["n2"].signed == before + 1
+    assert not any(isinstance(effect, Send) for effect in effects)
+    town.run(0.5)
+    assert 0 < len(town.nodes["n2"].location.pointers) < len(objects) * SALTS
+    town.run(20)
+    assert {town.holder("n7", obj) for obj in objects} == {"n2"}
+
+
+@pytest.mark.parametrize("lie", [swallow, deny, claim])
+def test_a_quarter_of_all_lie(lie):
+    liars = range(1, 40, 4)
+    town = Town(lie.__name__, 40, liars, lie)
+    honest = [f"n{number}" for number in range(40) if number not in liars]
+    town.publish(honest[3], OBJECT)
+    town.publish(honest[9], OBJECT)
+    town.run(5.0)
+    assert all(town.verified(name, OBJECT, {honest[3], honest[9]}) for name in honest)
+
+
+def test_pointers_that_do_not_hold_are_refused_and_go_no_further():
+    town = Town("forged", 12)
+    alice, bob = town.keys["n1"], town.keys["n2"]
+    good = next(make(alice, alice.contact, [OBJECT], int(town.now), int(town.now) + 60))
+    forged = msgspec.structs.replace(good, object=OTHER)
+    for pointer, key in ((forged, root_key(OTHER, 0)), (good, root_key(OTHER, 0))):
+        cargo = Forward(1, key, bob.contact, 1, 1, Carried(pointer, 0))
+        effects = town.step("n4", Received(bob.contact, cargo, town.now))
+        assert [type(effect).__name__ for effect in effects] == ["Send", "Rejected"]
+    town.step("n4", Received(bob.contact, Copies(((0, forged), (1, forged))), town.now))
+    assert len(town.rejected) == 4
+    assert not any(len(node.location.pointers) for node in town.nodes.values())
+
+
+def test_an_old_pointer_played_again_does_not_bring_back_what_was_withdrawn():
+    town = Town("replay", 12)
+    seen: list[Carried] = []
+
+    def overhear(sender: Contact, to: Contact, message: object) -> bool:
+        if isinstance(message, Forward) and isinstance(message.cargo, Carried):
+            seen.append(message.cargo)
+        return False
+
+    town.drops = overhear
+    town.publish("n5", OBJECT)
+    played = seen[:]
+    town.run(3.0)
+    town.step("n5", Unpublish((OBJECT,), town.now))
+    town.run(5.0)
+    town.crash("n5")
+    outside = Keys("outside").contact
+    for name in town.nodes:
+        for cargo in played:
+            message = Forward(1, root_key(OBJECT, cargo.salt), outside, 1, 1, cargo)
+            town.step(name, Received(outside, message, town.now))
+            town.step(name, Received(outside, Copies(((cargo.salt, cargo.pointer),)), town.now))
+    town.run(2.0)
+    kept = [each.pointer for node in town.nodes.values() for each in node.location.pointers]
+    assert kept
+    assert town.locate("n8", OBJECT) is None
+
+
+def test_an_answer_that_was_not_asked_for_is_no_answer():
+    town = Town("unasked", 12)
+    town.publish("n5", OBJECT)
+    alice = town.keys["n1"]
+    number = 1000
+    town.drops = lambda sender, to, message: isinstance(message, Located | NotLocated)
+    town.step("n3", Locate(OBJECT, number, (), town.now))
+    other = next(make(alice, alice.contact, [OTHER], int(town.now), int(town.now) + 60))
+    stolen = next(make(town.keys["n5"], town.keys["n5"].contact, [OBJECT], int(town.now), int(town.now) + 60))
+    for pointer in (other, stolen):
+        town.step("n3", Received(alice.contact, Located(number, pointer, 1), town.now))
+    assert number not in town.found
+    town.step("n3", Received(town.keys["n5"].contact, Located(number, stolen, 1), town.now))
+    assert town.found[number] is not None
+    town.step("n3", Received(town.keys["n5"].contact, Located(number, stolen, 1), town.now))
+
+
+def test_one_liar_that_denies_many_times_ends_no_search():
+    town = Town("denier", 12)
+    town.publish("n5", OBJECT)
+    town.drops = lambda sender, to, message: isinstance(message, Located)
+    town.step("n3", Locate(OBJECT, 1000, (), town.now))
+    for _ in range(100):
+        town.step("n3", Received(town.keys["n1"].contact, NotLocated(1000, 1), town.now))
+    assert 1000 not in town.found
+    town.drops = lambda sender, to, message: False
+    town.run_until(lambda: 1000 in town.found, 20)
+    assert town.found[1000] is not None
+
+
+def test_searches_are_bounded(monkeypatch):
+    monkeypatch.setattr(location, "SEARCHES", 5)
+    town = Town("bounded", 3)
+    town.drops = lambda sender, to, message: True
+    for number in range(20):
+        town.step("n1", Locate(OBJECT, number, (), town.now))
+    assert len(town.nodes["n1"].location._searches) == 5
+    town.step("n1", Locate(OBJECT, 21, tuple(bytes([number]) * 32 for number in range(MAX_CONTACTS + 9)), town.now))
+
+
+def test_a_node_without_keys_keeps_nothing_and_publishes_nothing():
+    stage = Stage("no keys")
+    stage.grow(5)
+    stage.step("n1", Publish((OBJECT,), stage.now))
+    stage.run(5.0)
+    alice = Keys("n9")
+    pointer = next(make(alice, alice.contact, [OBJECT], int(stage.now), int(stage.now) + 60))
+    stage.step("n1", Received(alice.contact, Copies(((0, pointer),)), stage.now))
+    assert not any(len(node.location.pointers) for node in stage.nodes.values())
+    assert [refused.reason for _, refused in stage.rejected] == ["no pointers are kept here"]
