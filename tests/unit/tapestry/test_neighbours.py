@@ -112,6 +112,22 @@ def test_a_node_of_the_table_becomes_a_leaf_when_there_is_room_and_it_speaks():
     check_nothing_else_is_known(neighbours)
 
 
+def test_who_speaks_from_another_place_is_known_there_from_then_on():
+    """A server that was started again may have another address."""
+    neighbours = known(OTHER, at("9"))
+    neighbours.measured(OTHER, 0.1, 0.0)
+    neighbours.missed(OTHER.guid, 1.0, 1.0)
+    moved = Contact(OTHER.guid, "elsewhere")
+    assert not neighbours.heard(moved, 2.0)
+    neighbour = neighbours.get(OTHER.guid)
+    assert neighbour is not None
+    assert (neighbour.contact, neighbour.misses, neighbour.rtt_seconds) == (moved, 0, 0.0)
+    assert moved in list(neighbours.leaves)
+    assert OTHER not in list(neighbours.leaves)
+    assert neighbours.table.toward(digits("8")) == [moved]
+    check_nothing_else_is_known(neighbours)
+
+
 def test_an_answer_of_a_nearer_node_takes_a_slot_of_the_table():
     crowd = [near(way) for way in (*range(1, SIDE + 1), *range(-SIDE, 0))]
     neighbours = known(*crowd)
