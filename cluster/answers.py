@@ -31,14 +31,35 @@ class RingServer(Answer, frozen=True, kw_only=True):
     """The largest write that it has room for now. Writes of up to 64 KiB need none but what it keeps for ordering."""
     client_address: str
     metrics: str
+    joined: bool | None
+    """Whether its node of the overlay is a member; null while it does not answer, and where it runs no node."""
+    neighbours: int | None
+    """How many other nodes it knows."""
 
 
 class Cached(Answer, frozen=True, kw_only=True):
-    """One replica or storage server."""
+    """One replica."""
 
     name: str
     state: str
     pid: int | None
+
+
+class StorageServer(Answer, frozen=True, kw_only=True):
+    """One storage server. What it says of itself is null while it does not answer."""
+
+    name: str
+    state: str
+    """As that of a ring server."""
+    pid: int | None
+    joined: bool | None
+    """Whether it is a member of the overlay."""
+    join_ms: float | None
+    """How long it took to join since its start, or how long it has tried."""
+    neighbours: int | None
+    """How many other nodes it knows."""
+    client_address: str
+    metrics: str
 
 
 class ClusterStatus(Answer, frozen=True, kw_only=True):
@@ -55,7 +76,9 @@ class ClusterStatus(Answer, frozen=True, kw_only=True):
     """How many more servers may fail while writes go on; below 0, so many have to serve again before writes go on."""
     ring: list[RingServer]
     replicas: list[Cached]
-    storage: list[Cached]
+    storage: list[StorageServer]
+    overlay: bool
+    """Whether the cluster's file gives its ring servers addresses in the overlay: files of earlier versions do not."""
 
 
 class NotStarted(Answer, frozen=True, kw_only=True):

@@ -41,10 +41,16 @@ def _directory() -> Path:
 @click.option(
     "--ring", type=click.Choice(SIZES), help="Servers in the ring: 4 stand one liar, 7 two, 10 three.  [default: 4]"
 )
+@click.option(
+    "--storage",
+    type=click.IntRange(0, 64),
+    metavar="N",
+    help="Storage servers beside the ring: nodes of the overlay, up to 64.  [default: 0]",
+)
 @cluster_option
 @json_option
-def up(ring: str | None, as_json: bool) -> None:
-    """Start a cluster in the background; returns when it serves.
+def up(ring: str | None, storage: int | None, as_json: bool) -> None:
+    """Start a cluster in the background; returns when it serves and all its servers have joined the overlay.
 
     A directory that has a cluster is started again, with all that was in it: only those of its servers that are down,
     and as many of them as can start, unless these are too few to serve.
@@ -57,7 +63,7 @@ def up(ring: str | None, as_json: bool) -> None:
     directory = _directory()
     began = monotonic()
     try:
-        layout, (started, failed) = launch.up(directory, None if ring is None else int(ring))
+        layout, (started, failed) = launch.up(directory, None if ring is None else int(ring), storage)
     except launch.StartFailed as error:
         _show_tail(error.tail)
         raise
@@ -66,8 +72,8 @@ def up(ring: str | None, as_json: bool) -> None:
         if isinstance(problem, launch.StartFailed):
             _show_tail(problem.tail)
         click.echo(f"pond: warning: {server.name} does not serve: {one_line(str(problem))}", err=True)
-    status = look(layout, launch.report(layout))
-    running = sum(server.state == "running" for server in status.ring)
+    status = look(layout, launch.report(layout), launch.overlay_report(layout))
+    running = [*(one.state for one in status.ring), *(one.state for one in status.storage)].count("running")
     names = ", ".join(server.name for server in started) or "none"
     which = "" if len(started) == running else f" ({names} started now)"
     text = [
@@ -126,6 +132,8 @@ def _pond(directory: Path) -> str:
 def status(as_json: bool) -> None:
     """Show how each server is, who leads, what is wrong and what mends it, and the ring's key.
 
+    NEIGHBOURS are the other nodes of the overlay that a server knows.
+
     \b
     Words of the last column:
       leads            Orders the updates; who led before is said to have led.
@@ -149,7 +157,7 @@ def status(as_json: bool) -> None:
     from cluster.layout import open_layout
 
     layout = open_layout(_directory())
-    found = words.look(layout, launch.report(layout))
+    found = words.look(layout, launch.report(layout), launch.overlay_report(layout))
     text = words.figures(found)
     for name, colour in _COLOURS.items():
         text = text.replace(f" {name} ", f" {click.style(name, fg=colour)} ")

@@ -12,13 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cluster import probe, processes
-from cluster.layout import Layout, Place, ServerPlace, check, check_server, create, discard, open_layout, places
+from cluster.layout import (
+    AnyPlace,
+    Layout,
+    Place,
+    ServerPlace,
+    StoragePlace,
+    check,
+    check_server,
+    create,
+    discard,
+    open_layout,
+    places,
+)
 from cluster.processes import STOPPED, Process, State
 from pond.errors import ClusterDamaged, NotFound, PondError, Unavailable, UsageError
-from pond.protocol import Condition, ServerStatus
+from pond.protocol import Condition, OverlayStatus, ServerStatus
+
+AnyServer = TypeVar("AnyServer", ServerPlace, StoragePlace)
 
 DEFAULT_RING = 4
 
@@ -53,14 +67,14 @@ class VotesLost(StartFailed):
 class Failed(NamedTuple):
     """A server that was to start and does not serve: why, and what to do."""
 
-    server: ServerPlace
+    server: AnyPlace
     error: PondError
 
 
 class Started(NamedTuple):
     """What `up` did: the servers that it started and that serve, and those that do not."""
 
-    servers: list[ServerPlace]
+    servers: list[AnyPlace]
     failed: list[Failed]
 
 
@@ -87,21 +101,41 @@ class Report(NamedTuple):
         return "unreachable" if unreachable else self.process.state
 
 
-def up(directory: Path, ring: int | None = None) -> tuple[Layout, Started]:
+class InOverlay(NamedTuple):
+    """How a server's node of the overlay is: its process, and what it says of itself when it answers."""
+
+    server: AnyPlace
+    process: Process
+    status: OverlayStatus | None
+
+    @property
+    def state(self) -> str:
+        """In one word, as that of a Report."""
+        unreachable = self.process.state is State.RUNNING and self.status is None
+        return "unreachable" if unreachable else self.process.state
+
+
+def up(directory: Path, ring: int | None = None, storage: int | None = None) -> tuple[Layout, Started]:
     """Start a cluster, a new one where there is none: all servers that are down, or as many as can start.
 
-    Returns once they serve. When less than a quorum would, or at an interrupt, what was started is stopped; a directory
-    that was made for it goes only at an interrupt, since after a failure the logs are there. Raises PondError.
+    Returns once they serve and have joined the overlay. When less than a quorum would serve, or at an interrupt, what
+    was started is stopped; a directory that was made for it goes only at an interrupt, since after a failure the logs
+    are there. Raises PondError.
     """
     is_new = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
     layout: Layout | None = None
     with _first_signal_only():
         try:
             with signals_wait():
-                layout = create(directory, ring or DEFAULT_RING) if is_new else open_layout(directory)
+                layout = create(directory, ring or DEFAULT_RING, storage or 0) if is_new else open_layout(directory)
             if ring is not None and ring != len(layout.servers):
                 size = len(layout.servers)
                 raise UsageError(f"{directory} has a ring of {size}: leave out --ring, or name a new directory")
+            if storage is not None and storage != len(layout.storage):
+                size = len(layout.storage)
+                raise UsageError(
+                    f"{directory} has {size} storage servers: leave out --storage, or name a new directory"
+                )
             with locked(directory):
                 return layout, _start_those_down(layout)
         except (KeyboardInterrupt, SystemExit):
@@ -170,7 +204,10 @@ def restart(directory: Path, names: tuple[str, ...]) -> None:
         for server in servers:
             check_server(layout, server)
         _stop(servers)
-        failed, _ = _start(servers, [], probe.any_answer, len(servers))
+        ring = [server for server in servers if isinstance(server, ServerPlace)]
+        storage = [server for server in servers if isinstance(server, StoragePlace)]
+        failed, _ = _start(ring, storage, [], probe.any_answer, len(ring))
+        failed += _join(storage)
     if failed:
         raise failed[0].error
 
@@ -189,6 +226,21 @@ def report(layout: Layout, seconds: float = STATUS_SECONDS) -> list[Report]:
         )
         for server in layout.servers
     ]
+
+
+def overlay_report(layout: Layout, seconds: float = STATUS_SECONDS) -> list[InOverlay]:
+    """How each server's node of the overlay is, of servers that have one."""
+    nodes = _overlay_nodes(layout)
+    found = {server.name: processes.look(server) for server in nodes}
+    running = {server.name: server.member for server in nodes if found[server.name].state is State.RUNNING}
+    answers = probe.overlays(running, seconds)
+    return [InOverlay(server, found[server.name], answers.get(server.name)) for server in nodes]
+
+
+def _overlay_nodes(layout: Layout) -> list[AnyPlace]:
+    nodes: list[AnyPlace] = [server for server in layout.servers if server.member.overlay_address is not None]
+    nodes += layout.storage
+    return nodes
 
 
 def _unfit(layout: Layout, server: ServerPlace) -> str:
@@ -242,26 +294,46 @@ def _start_those_down(layout: Layout) -> Started:
     paused = [server.name for server in running if processes.look(server).state is State.PAUSED]
     if len(paused) > (len(layout.servers) - 1) // 3:
         raise UsageError(f"{', '.join(paused)} are paused: `pond cluster resume {' '.join(paused)}` lets them go on")
-    if len(running) == len(layout.servers):
+    storage_down = [server for server in layout.storage if processes.look(server) == STOPPED]
+    if len(running) == len(layout.servers) and not storage_down:
         raise UsageError(f"the cluster at {layout.directory} is running: see `pond cluster status`")
-    fit: list[ServerPlace] = []
+    fit, failed = _fit(layout, [server for server in layout.servers if server not in running])
+    fit_storage, failed_storage = _fit(layout, storage_down)
+    needed = len(layout.servers) - (len(layout.servers) - 1) // 3
+    if len(running) + len(fit) < needed:
+        raise _too_few(len(running), needed, failed)
+    ended, serving = _start(fit, fit_storage, running, probe.has_certificate, needed)
+    failed += ended
+    if serving < needed:
+        with signals_wait():
+            _kill([*fit, *fit_storage])
+        raise _too_few(len(running), needed, failed)
+    try:
+        running_nodes = [node for node in _overlay_nodes(layout) if processes.look(node).state is State.RUNNING]
+        ended_nodes = [server for server in fit_storage if server not in running_nodes]
+        out = _join([*running_nodes, *(server for server in ended_nodes if server not in [f.server for f in failed])])
+    except BaseException:
+        with signals_wait():
+            _kill([*fit, *fit_storage])
+        raise
+    failed += [*failed_storage, *(each for each in out if isinstance(each.server, StoragePlace))]
+    bad = [each.server for each in failed]
+    started: list[AnyPlace] = [server for server in fit if server not in bad]
+    started += [server for server in fit_storage if server not in bad]
+    return Started(started, failed)
+
+
+def _fit(layout: Layout, servers: Sequence[AnyServer]) -> tuple[list[AnyServer], list[Failed]]:
+    """Which of these have all that they need to start."""
+    fit: list[AnyServer] = []
     failed: list[Failed] = []
-    for server in [server for server in layout.servers if server not in running]:
+    for server in servers:
         try:
             check_server(layout, server)
             fit.append(server)
         except PondError as error:
             failed.append(Failed(server, error))
-    needed = len(layout.servers) - (len(layout.servers) - 1) // 3
-    if len(running) + len(fit) < needed:
-        raise _too_few(len(running), needed, failed)
-    ended, serving = _start(fit, running, probe.has_certificate, needed)
-    failed += ended
-    if serving < needed:
-        with signals_wait():
-            _kill(fit)
-        raise _too_few(len(running), needed, failed)
-    return Started([server for server in fit if server not in [each.server for each in failed]], failed)
+    return fit, failed
 
 
 def _too_few(running: int, needed: int, failed: Sequence[Failed]) -> PondError:
@@ -283,12 +355,19 @@ def _too_few(running: int, needed: int, failed: Sequence[Failed]) -> PondError:
 
 
 def _start(
-    servers: Sequence[ServerPlace], others: Sequence[ServerPlace], enough: probe.Enough, needed: int
+    servers: Sequence[ServerPlace],
+    storage: Sequence[StoragePlace],
+    others: Sequence[ServerPlace],
+    enough: probe.Enough,
+    needed: int,
 ) -> tuple[list[Failed], int]:
-    """Start servers and wait until each of them, and of the others, says `enough`, or until `needed` of all do and the
-    rest has had its time. Returns those that failed, and how many of all say `enough`; an interrupt stops them."""
+    """Start servers and wait until each of the ring, and of the others, says `enough`, or until `needed` of all do and
+    the rest has had its time. Returns those that failed, and how many of all say `enough`; an interrupt stops them.
+    Storage servers are started with them, and not waited for."""
     started: list[ServerPlace] = []
+    started_storage: list[StoragePlace] = []
     failed: dict[int, Failed] = {}
+    failed_storage: list[Failed] = []
     lost: dict[int, float] = {}
 
     def is_enough(status: ServerStatus) -> bool:
@@ -315,16 +394,25 @@ def _start(
                     processes.start(server)
                     started.append(server)
             except OSError as error:
-                message = f"{server.name} cannot be started ({error.strerror}): check who owns {server.directory}"
-                failed[server.member.id] = Failed(server, StartFailed(message, []))
+                failed[server.member.id] = _cannot_start(server, error)
+        for place in storage:
+            try:
+                with signals_wait():
+                    processes.start(place)
+                    started_storage.append(place)
+            except OSError as error:
+                failed_storage.append(_cannot_start(place, error))
         members = [server.member for server in [*started, *others]]
         answers = probe.statuses(members, START_SECONDS, is_enough, needed, ended)
     except BaseException:
         with signals_wait():
-            _kill(started)
+            _kill([*started, *started_storage])
         raise
     if len(servers) + len(others) - len(failed) < needed:
-        return list(failed.values()), 0  # those that run had no chance to serve: nothing is wrong with them
+        return [
+            *failed.values(),
+            *failed_storage,
+        ], 0  # those that run had no chance to serve: nothing is wrong with them
     for server in started:
         status = answers.get(server.member.id)
         if server.member.id not in failed and (status is None or not enough(status)):
@@ -333,7 +421,33 @@ def _start(
             kind = VotesLost if status is not None and status.condition == Condition.LEARNING else StartFailed
             failed[server.member.id] = Failed(server, kind(message, tail(server.log)))
     serving = sum(enough(status) for identity, status in answers.items() if identity not in failed)
-    return list(failed.values()), serving
+    return [*failed.values(), *failed_storage], serving
+
+
+def _cannot_start(server: AnyPlace, error: OSError) -> Failed:
+    message = f"{server.name} cannot be started ({error.strerror}): check who owns {server.directory}"
+    return Failed(server, StartFailed(message, []))
+
+
+def _join(servers: Sequence[AnyPlace]) -> list[Failed]:
+    """Wait until the nodes of these servers have joined the overlay; those that did not in time, or ended."""
+    began = monotonic()
+    members = {server.name: server.member for server in servers}
+
+    def ended() -> set[str]:
+        return {server.name for server in servers if processes.look(server) == STOPPED}
+
+    answers = probe.overlays(members, START_SECONDS, lambda status: status.joined, ended)
+    failed = []
+    for server in servers:
+        status = answers.get(server.name)
+        if status is None or not status.joined:
+            gone = processes.look(server) == STOPPED
+            what = "has not joined the overlay" if status is not None else "does not answer"
+            how = "ended while it was starting" if gone else f"{what} after {monotonic() - began:.0f} s"
+            error = StartFailed(f"{server.name} {how}: what it says is in {server.log}", tail(server.log))
+            failed.append(Failed(server, error))
+    return failed
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:
@@ -400,7 +514,7 @@ def _first_signal_only() -> Iterator[None]:
 
 
 @contextmanager
-def _running(directory: Path, names: tuple[str, ...]) -> Iterator[list[ServerPlace]]:
+def _running(directory: Path, names: tuple[str, ...]) -> Iterator[list[AnyPlace]]:
     """These servers, under the lock. Raises UsageError when one does not run, before anything happens to any."""
     servers = open_layout(directory).named(names)
     with locked(directory):
@@ -431,7 +545,7 @@ def _kill(servers: Sequence[Place]) -> None:
             raise Unavailable(f"{server.name} does not end, {END_SECONDS:.0f} s after SIGKILL: its disk may hang")
 
 
-def _wait_for_state(servers: Sequence[ServerPlace], state: State) -> None:
+def _wait_for_state(servers: Sequence[Place], state: State) -> None:
     """The kernel stops and continues a process a moment after the signal was sent."""
     until = monotonic() + END_SECONDS
     for server in servers:

@@ -6,6 +6,7 @@
                   /node.key, share.key  secret: the server's own key, its share of the ring's
                   /store/, server.log   what it keeps, what it says
                   /process              which process it is, while it runs
+           storage-0/...                the same of a storage server, which has no share of the ring's key and no store
 
 Directories have mode 0700 and files 0600. A new directory is built beside its place and renamed there, and one that is
 to go is renamed away first: a cluster is there as a whole or not at all. What was left half-way is cleared away when
@@ -24,7 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from bft import key_share
 from bft.frost import FrostError
@@ -34,8 +35,9 @@ from bft.signatures import Ed25519Signer
 from bft.threshold import deal
 from pond import config, keys
 from pond.client.locate import CLUSTER_FILE, OWNER_KEY
-from pond.config import ClusterFile, Hex, Member, NodeConfig
+from pond.config import ClusterFile, Hex, Member, NodeConfig, StorageMember
 from pond.errors import ClusterDamaged, NotFound, PondError, Unavailable, UsageError
+from pond.servers import ring_name, storage_name
 
 SERVERS = "servers"
 NODE_CONFIG = "node.json"
@@ -45,11 +47,16 @@ LOG = "server.log"
 PROCESS = "process"
 
 HOST = "127.0.0.1"
-PORTS_PER_SERVER = 3
+PORTS_PER_RING_SERVER = 4
+PORTS_PER_STORAGE_SERVER = 3
+MOST_STORAGE = 64
+"""Storage servers of one local cluster."""
+
 LOWEST_PORT = 10_000
 TRIES_PER_PORT = 100
 
 _SECRET_MODE = 0o077
+_CLUSTER = f"../../{CLUSTER_FILE}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,16 @@ class ServerPlace(Place):
     member: Member
 
 
+@dataclass(frozen=True)
+class StoragePlace(Place):
+    """A storage server."""
+
+    member: StorageMember
+
+
+AnyPlace: TypeAlias = ServerPlace | StoragePlace
+
+
 class Layout(NamedTuple):
     """A cluster's directory, opened."""
 
@@ -89,22 +106,29 @@ class Layout(NamedTuple):
         return [
             ServerPlace(name, self.directory / SERVERS / name, member)
             for member in self.cluster.members
-            for name in [server_name(member.id)]
+            for name in [ring_name(member.id)]
         ]
 
-    def named(self, names: tuple[str, ...]) -> list[ServerPlace]:
+    @property
+    def storage(self) -> list[StoragePlace]:
+        """All storage servers, in order of their ids."""
+        return [
+            StoragePlace(name, self.directory / SERVERS / name, member)
+            for member in self.cluster.storage
+            for name in [storage_name(member.id)]
+        ]
+
+    def named(self, names: tuple[str, ...]) -> list[AnyPlace]:
         """The servers with these names, each once. Raises UsageError for a name that none has."""
-        servers = {server.name: server for server in self.servers}
+        servers: dict[str, AnyPlace] = {server.name: server for server in self.servers}
+        servers |= {server.name: server for server in self.storage}
         for name in names:
             if name not in servers:
-                known = ", ".join(servers)
+                known = ", ".join(server.name for server in self.servers)
+                if self.storage:
+                    known += f" and {self.storage[0].name} to {self.storage[-1].name}"
                 raise UsageError(f"there is no server {name[:40]!r} in {self.directory}: it has {known}")
         return [servers[name] for name in dict.fromkeys(names)]
-
-
-def server_name(identity: int) -> str:
-    """What people call a ring server."""
-    return f"ring-{identity}"
 
 
 # --- opening -----------------------------------------------------------------------------------------------------
@@ -153,17 +177,25 @@ def check(layout: Layout) -> None:
         keys.read_key(layout.directory / OWNER_KEY, keys.Kind.OWNER)
 
 
-def check_server(layout: Layout, server: ServerPlace) -> None:
+def check_server(layout: Layout, server: AnyPlace) -> None:
     """Look at every file that a server needs to start. Raises UsageError or ClusterDamaged that names a bad one."""
     directory = server.directory
     with _damage(layout, f"{SERVERS}/{server.name}"):
         settings = config.read(directory / NODE_CONFIG, NodeConfig)
         seed = keys.read_key(directory / NODE_KEY, keys.Kind.NODE)
-        kept = keys.read_key(directory / SHARE_KEY, keys.Kind.SHARE)
-    if settings.id != server.member.id:
+    role = "ring" if isinstance(server, ServerPlace) else "storage"
+    if settings.id != server.member.id or settings.role != role:
         raise ClusterDamaged(f"{directory / NODE_CONFIG} is of another server: {_COPY}")
     if Ed25519Signer(seed).public_key != server.member.public_key:
         raise ClusterDamaged(f"{directory / NODE_KEY} is not the key in {CLUSTER_FILE}: {_COPY}")
+    if isinstance(server, ServerPlace):
+        _check_share(layout, server)
+
+
+def _check_share(layout: Layout, server: ServerPlace) -> None:
+    directory = server.directory
+    with _damage(layout, f"{SERVERS}/{server.name}"):
+        kept = keys.read_key(directory / SHARE_KEY, keys.Kind.SHARE)
     try:
         share, public = key_share.decode(kept)
     except FrostError:
@@ -185,13 +217,15 @@ def _damage(layout: Layout, part: str) -> Iterator[None]:
 # --- making ------------------------------------------------------------------------------------------------------
 
 
-def create(directory: Path, ring: int) -> Layout:
-    """Make a new cluster with a ring of `ring` servers; the directory may exist when it is empty.
+def create(directory: Path, ring: int, storage: int = 0) -> Layout:
+    """Make a new cluster with a ring of `ring` servers and `storage` others; the directory may exist when it is empty.
 
     Raises UsageError when it is not, or cannot be written.
     """
     if ring not in SIZES:
         raise UsageError(f"a ring has {', '.join(map(str, SIZES))} servers, not {ring}")
+    if not 0 <= storage <= MOST_STORAGE:
+        raise UsageError(f"a local cluster has up to {MOST_STORAGE} storage servers, not {storage}")
     building = _beside(directory)
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -199,7 +233,7 @@ def create(directory: Path, ring: int) -> Layout:
         building.mkdir(mode=0o700)
         try:
             with _busy(building):
-                cluster = _fill(building, ring)
+                cluster = _fill(building, ring, storage)
                 building.rename(directory)
         finally:
             shutil.rmtree(building, ignore_errors=True)
@@ -248,28 +282,37 @@ def _clear(directory: Path) -> None:
                 shutil.rmtree(found)
 
 
-def _fill(directory: Path, ring: int) -> ClusterFile:
+def _fill(directory: Path, ring: int, storage: int) -> ClusterFile:
     threshold = (ring - 1) // 3 + 1
     public, shares = deal(Secret(os.urandom(64 * threshold)), ring, threshold)
-    seeds = [Secret(os.urandom(keys.KEY_BYTES)) for _ in range(ring)]
-    ports = free_ports(PORTS_PER_SERVER * ring)
+    ports = iter(free_ports(PORTS_PER_RING_SERVER * ring + PORTS_PER_STORAGE_SERVER * storage))
     (directory / SERVERS).mkdir(mode=0o700)
     members = []
-    for identity, (seed, share) in enumerate(zip(seeds, shares, strict=True)):
-        place = directory / SERVERS / server_name(identity)
-        peer, client, metrics = (ports.pop() for _ in range(PORTS_PER_SERVER))
+    for identity, share in enumerate(shares):
+        place = directory / SERVERS / ring_name(identity)
         members.append(
             Member(
                 id=identity,
-                public_key=Hex(Ed25519Signer(seed).public_key),
-                peer_address=f"tcp://{HOST}:{peer}",
-                client_address=f"tcp://{HOST}:{client}",
-                metrics_address=f"{HOST}:{metrics}",
+                public_key=_new_server(place, NodeConfig(id=identity, cluster=_CLUSTER)),
+                peer_address=f"tcp://{HOST}:{next(ports)}",
+                client_address=f"tcp://{HOST}:{next(ports)}",
+                metrics_address=f"{HOST}:{next(ports)}",
+                overlay_address=f"tcp://{HOST}:{next(ports)}",
             )
         )
-        keys.write_key(place / NODE_KEY, keys.Kind.NODE, seed)
         keys.write_key(place / SHARE_KEY, keys.Kind.SHARE, key_share.encode(share, public))
-        config.write(place / NODE_CONFIG, NodeConfig(id=identity, cluster=f"../../{CLUSTER_FILE}"))
+    others = [
+        StorageMember(
+            id=identity,
+            public_key=_new_server(
+                directory / SERVERS / storage_name(identity), NodeConfig(id=identity, cluster=_CLUSTER, role="storage")
+            ),
+            overlay_address=f"tcp://{HOST}:{next(ports)}",
+            client_address=f"tcp://{HOST}:{next(ports)}",
+            metrics_address=f"{HOST}:{next(ports)}",
+        )
+        for identity in range(storage)
+    ]
     keys.write_key(directory / OWNER_KEY, keys.Kind.OWNER, Secret(os.urandom(keys.KEY_BYTES)))
     cluster = ClusterFile(
         ring_id=Hex(os.urandom(32)),
@@ -277,9 +320,18 @@ def _fill(directory: Path, ring: int) -> ClusterFile:
         ring_key=Hex(public.group_public_key),
         members=tuple(members),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        storage=tuple(others),
     )
     config.write(directory / CLUSTER_FILE, cluster)
     return cluster
+
+
+def _new_server(place: Path, settings: NodeConfig) -> Hex:
+    """Make a server's directory; its public key."""
+    seed = Secret(os.urandom(keys.KEY_BYTES))
+    keys.write_key(place / NODE_KEY, keys.Kind.NODE, seed)
+    config.write(place / NODE_CONFIG, settings)
+    return Hex(Ed25519Signer(seed).public_key)
 
 
 def free_ports(count: int) -> list[int]:

@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 
-from cluster.answers import ClusterStatus, RingServer
-from cluster.launch import Report
-from cluster.layout import NODE_CONFIG, SERVERS, Layout, server_name
+from cluster.answers import ClusterStatus, RingServer, StorageServer
+from cluster.launch import InOverlay, Report
+from cluster.layout import NODE_CONFIG, SERVERS, Layout, StoragePlace
 from pond.cli.answers import human_size, table
 from pond.cli.options import one_line
 from pond.client.upload import INLINE_BYTES
-from pond.protocol import Condition
+from pond.protocol import Condition, OverlayStatus
+from pond.servers import ring_name
 
 FAR_BEHIND = 16
 """Batches that a server may lag before it is worth a sentence: not all are asked at the same moment."""
@@ -30,6 +31,13 @@ DAMAGED = "store.damaged"
 
 LITTLE_ROOM_BYTES = 64 * 1024 * 1024
 """Room for uploads that is worth a sentence when there is no more: a larger write of one client is not taken."""
+
+_MENDS = (
+    ("stopped", ("are stopped", "is stopped"), "restart", ("starts them", "starts it")),
+    ("paused", ("are paused", "is paused"), "resume", ("lets them go on", "lets it go on")),
+    ("unreachable", ("run and do not answer", "runs and does not answer"), "restart", ("may help", "may help")),
+)
+"""States of storage servers, and what mends each: of several, and of one."""
 
 HELPS = (Condition.SERVING, Condition.CHANGING_VIEW)
 """Conditions in which a server takes part in ordering."""
@@ -44,16 +52,17 @@ NEVER_LEADS = (
 """Conditions in which a server does not lead, whatever the others take it for."""
 
 
-def look(layout: Layout, reports: Sequence[Report]) -> ClusterStatus:
+def look(layout: Layout, reports: Sequence[Report], overlay: Sequence[InOverlay] = ()) -> ClusterStatus:
     """What is known of the cluster."""
+    nodes = {node.server.name: node.status for node in overlay}
     faults = _faults(reports)
     said = [report.status for report in reports if report.status is not None]
     reached = sorted((status.sequence for status in said), reverse=True)
     sure = reached[faults] if len(reached) > faults else None
-    words = Counter((status.view, server_name(status.primary)) for status in said if status.view_active)
+    words = Counter((status.view, ring_name(status.primary)) for status in said if status.view_active)
     agreed = [word for word, count in words.items() if count > faults]
     view, primary = max(agreed) if agreed else (None, None)
-    ring = [_server(report, sure) for report in reports]
+    ring = [_server(report, sure, nodes.get(report.server.name)) for report in reports]
     return ClusterStatus(
         directory=one_line(str(layout.directory)),
         public_key=layout.cluster.ring_key.hex(),
@@ -62,11 +71,25 @@ def look(layout: Layout, reports: Sequence[Report]) -> ClusterStatus:
         may_fail=faults - sum(not _helps(server) for server in ring),
         ring=ring,
         replicas=[],
-        storage=[],
+        storage=[_storage_server(node, node.server) for node in overlay if isinstance(node.server, StoragePlace)],
+        overlay=all(member.overlay_address is not None for member in layout.cluster.members),
     )
 
 
-def _server(report: Report, sure: int | None) -> RingServer:
+def _storage_server(node: InOverlay, server: StoragePlace) -> StorageServer:
+    return StorageServer(
+        name=server.name,
+        state=node.state,
+        pid=node.process.pid,
+        joined=None if node.status is None else node.status.joined,
+        join_ms=None if node.status is None else round(node.status.join_ms, 1),
+        neighbours=None if node.status is None else node.status.neighbours,
+        client_address=server.member.client_address,
+        metrics=f"http://{server.member.metrics_address}/metrics",
+    )
+
+
+def _server(report: Report, sure: int | None, node: OverlayStatus | None) -> RingServer:
     """`sure`: the batch that f + 1 servers have run."""
     server, status = report.server, report.status
     return RingServer(
@@ -75,7 +98,7 @@ def _server(report: Report, sure: int | None) -> RingServer:
         pid=report.process.pid,
         view=None if status is None else status.view,
         sequence=None if status is None else status.sequence,
-        primary=None if status is None else server_name(status.primary),
+        primary=None if status is None else ring_name(status.primary),
         behind=None if status is None or sure is None else max(0, sure - status.sequence),
         condition=None if status is None else status.condition,
         detail=(report.unfit or None) if status is None else one_line(_short(status.detail)),
@@ -85,6 +108,8 @@ def _server(report: Report, sure: int | None) -> RingServer:
         upload_bytes=None if status is None else status.upload_bytes,
         client_address=server.member.client_address,
         metrics=f"http://{server.member.metrics_address}/metrics",
+        joined=None if node is None else node.joined,
+        neighbours=None if node is None else node.neighbours,
     )
 
 
@@ -109,14 +134,25 @@ def _disk_bytes(directory: Path) -> int:
 def figures(found: ClusterStatus) -> str:
     """One line for each server."""
     rows: list[Sequence[object]] = [
-        ("SERVER", "STATE", "PID", "VIEW", "SEQUENCE", "BEHIND", "DISK", "FREE", "ROLE/NOTE")
+        ("SERVER", "STATE", "PID", "VIEW", "SEQUENCE", "BEHIND", "DISK", "FREE", "NEIGHBOURS", "ROLE/NOTE")
     ]
     for server in found.ring:
         numbers = [server.pid, server.view, server.sequence, server.behind]
         words = ["-" if number is None else number for number in numbers]
         free = "-" if server.free_bytes is None or _knows_no_room(server) else human_size(server.free_bytes)
-        rows.append((server.name, server.state, *words, human_size(server.disk_bytes), free, _note(found, server)))
-    return table(rows, right=(2, 3, 4, 5, 6, 7))
+        disk = human_size(server.disk_bytes)
+        rows.append((server.name, server.state, *words, disk, free, _known(server), _note(found, server)))
+    for other in found.storage:
+        pid = "-" if other.pid is None else other.pid
+        rows.append((other.name, other.state, pid, *["-"] * 5, _known(other), "storage"))
+    return table(rows, right=(2, 3, 4, 5, 6, 7, 8))
+
+
+def _known(server: RingServer | StorageServer) -> object:
+    """How many nodes of the overlay it knows."""
+    if server.joined is None:
+        return "-"
+    return server.neighbours if server.joined else "joining"
 
 
 def _knows_no_room(server: RingServer) -> bool:
@@ -145,7 +181,31 @@ def sentences(found: ClusterStatus) -> list[str]:
         return [*unfit, "The cluster is stopped: `pond cluster up` starts it."]
     troubles = [trouble for server in found.ring if (trouble := _trouble(found, server)) is not None]
     room = [said for server in found.ring if (said := _little_room(found, server)) is not None]
-    return [_who_leads(found), *troubles, *room, what_it_means(found)]
+    return [_who_leads(found), *troubles, *room, *_overlay(found), what_it_means(found)]
+
+
+def _overlay(found: ClusterStatus) -> list[str]:
+    """Who is in the overlay, and who is not and what mends that."""
+    if not found.overlay:
+        return [
+            "This cluster was made by a version without an overlay, and runs none: `pond overlay` needs a new cluster."
+        ]
+    said = []
+    for state, verb, mend, then in _MENDS:
+        names = [server.name for server in found.storage if server.state == state]
+        if names:
+            one = len(names) == 1
+            mends = f"`pond cluster {mend} {' '.join(names)}` {then[one]}"
+            said.append(f"{', '.join(names)} {verb[one]}: {mends}.")
+    servers: list[RingServer | StorageServer] = [*found.ring, *found.storage]
+    joined = [server for server in servers if server.joined]
+    joining = [server.name for server in servers if server.joined is False]
+    if joining:
+        said.append(f"Not in the overlay yet: {', '.join(joining)}.")
+    if joined:
+        who = f"All {len(servers)}" if len(joined) == len(servers) else f"{len(joined)} of {len(servers)}"
+        said.append(f"{who} servers are in the overlay.")
+    return said
 
 
 def _leads(server: RingServer) -> bool:

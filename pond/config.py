@@ -4,7 +4,7 @@ Limits are no settings; each stands as a constant beside the rule that it belong
 """
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -39,6 +39,18 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_address: Address
     client_address: Address
     metrics_address: HostPort
+    overlay_address: Address | None = None
+    """Null: it runs no node of the overlay."""
+
+
+class StorageMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One storage server: it takes part in the overlay and not in the ring."""
+
+    id: Count
+    public_key: Hex
+    overlay_address: Address
+    client_address: Address
+    metrics_address: HostPort
 
 
 class ClusterFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=FORMAT):
@@ -52,11 +64,16 @@ class ClusterFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     """In order of their ids, 0 to n-1."""
     created: Annotated[str, msgspec.Meta(max_length=64)]
     """When, as ISO 8601 text; for people."""
+    storage: tuple[StorageMember, ...] = ()
+    """In order of their ids, 0 to m-1."""
 
     def __post_init__(self) -> None:
         if [member.id for member in self.members] != list(range(len(self.members))):
             raise ValueError("members are not numbered 0 to n-1 in order")
-        if len({member.public_key for member in self.members}) != len(self.members):
+        if [member.id for member in self.storage] != list(range(len(self.storage))):
+            raise ValueError("storage servers are not numbered 0 to m-1 in order")
+        keys = {member.public_key for member in self.members} | {member.public_key for member in self.storage}
+        if len(keys) != len(self.members) + len(self.storage):
             raise ValueError("two members have the same key")
 
 
@@ -64,12 +81,14 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """What one server directory says of itself; key and data lie beside it."""
 
     id: Count
-    """The server's place in the ring."""
+    """The server's place in the ring, or among the storage servers."""
     cluster: str
     """Path of the cluster file, relative to the server's directory."""
     quota_bytes: Quota | None = None
     """How large the server's data may grow, at least 16 MiB, beside a journal of up to 4 MiB; null: as the disk has
     room. It is read at the server's start, and every few seconds while it stands aside for want of room."""
+    role: Literal["ring", "storage"] = "ring"
+    """What the server does."""
 
 
 Settings = TypeVar("Settings", ClusterFile, NodeConfig)

@@ -1,4 +1,5 @@
-"""Messages on the client port: what a client may ask a server, and what a server answers.
+"""Messages on the client port: what a client may ask a server, and what a server answers. Storage servers answer
+what is asked of the overlay alone.
 
 Each is a msgspec array struct (MessagePack) with an integer tag first. `ask` is the client's number for its question
 and comes back in the answer. A server trusts nothing here but signatures; a client trusts nothing but the ring's key.
@@ -15,6 +16,7 @@ from bft.messages import Request
 from bft.state_tree import StateProof
 from bft.types import Natural
 from tapestry.guid import GUID
+from tapestry.statement import digest, encode
 
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 """Size of the largest message on either port; a frame above it is dropped by the transport."""
@@ -111,7 +113,43 @@ class KeepBlocks(_Message, frozen=True, tag=7):
     guids: Annotated[list[GUID], msgspec.Meta(min_length=1, max_length=MAX_KEPT)]
 
 
-Question = Submit | PutBlocks | GetBlocks | ReadObject | ReadHistory | GetStatus | KeepBlocks
+class GetOverlay(_Message, frozen=True, tag=8):
+    """How the server's node of the overlay is; answered by OverlayStatus."""
+
+
+class GetNeighbours(_Message, frozen=True, tag=9):
+    """Which nodes it knows; answered by OverlayNeighbours."""
+
+
+class FindRoot(_Message, frozen=True, tag=10):
+    """Which node is the root of this key? Answered by RootFound."""
+
+    key: GUID
+
+
+class PublishTest(_Message, frozen=True, tag=11):
+    """Say that this server holds the test object with this label (`guid_of_test`), or that it does so no longer;
+    answered by Published."""
+
+    label: GUID
+    held: bool
+
+
+class LocateObject(_Message, frozen=True, tag=12):
+    """Find a server that holds this object; answered by ObjectLocated."""
+
+    object: GUID
+
+
+RingQuestion = Submit | PutBlocks | GetBlocks | ReadObject | ReadHistory | GetStatus | KeepBlocks
+OverlayQuestion = GetOverlay | GetNeighbours | FindRoot | PublishTest | LocateObject
+Question = RingQuestion | OverlayQuestion
+
+
+def guid_of_test(label: bytes) -> bytes:
+    """The GUID of a test object, from 32 bytes that its name is hashed to: whatever a client asks for, no server says
+    that it holds anything else."""
+    return digest(encode("pond.test-object", 1, label))
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -230,4 +268,63 @@ class BlocksKept(_Message, frozen=True, tag=72):
     held: Annotated[list[bool], msgspec.Meta(max_length=MAX_KEPT)]
 
 
-Reply = Answered | BlocksHeld | Blocks | ObjectRead | History | ServerStatus | Overloaded | Refused | BlocksKept
+class OverlayStatus(_Message, frozen=True, tag=73):
+    """How a node of the overlay is, by its own word."""
+
+    guid: GUID
+    joined: bool
+    join_ms: float
+    """How long it took to join, or how long it has tried."""
+    neighbours: Natural
+    pointers: Natural
+    """Of all objects and servers, that it keeps for those who search."""
+    objects: Natural
+    """That it has published."""
+
+
+class Neighbour(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A node that another one knows."""
+
+    guid: GUID
+    leaf: bool
+    """Whether it is in the leaf set."""
+    row: Natural | None
+    """The row of the routing table that it is in."""
+    rtt_ms: float | None
+    """Its smoothed round trip; None while there was none."""
+    suspect: bool
+    """Whether it left the last question without an answer."""
+
+
+class OverlayNeighbours(_Message, frozen=True, tag=74):
+    """The nodes that a node of the overlay knows."""
+
+    status: OverlayStatus
+    neighbours: list[Neighbour]
+
+
+class RootFound(_Message, frozen=True, tag=75):
+    """The root of a key, as one server found it; unproved."""
+
+    root: GUID
+    hops: Natural
+    ms: float
+
+
+class Published(_Message, frozen=True, tag=76):
+    """The pointers of a test object are on their way."""
+
+    object: GUID
+
+
+class ObjectLocated(_Message, frozen=True, tag=77):
+    """Who says that it holds an object; None when no root of it knows anybody."""
+
+    holder: GUID | None
+    hops: Natural
+    ms: float
+
+
+RingReply = Answered | BlocksHeld | Blocks | ObjectRead | History | ServerStatus | Overloaded | Refused | BlocksKept
+OverlayReply = OverlayStatus | OverlayNeighbours | RootFound | Published | ObjectLocated
+Reply = RingReply | OverlayReply

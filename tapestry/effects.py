@@ -26,6 +26,15 @@ class Started(NamedTuple):
     now: float
 
 
+class Meet(NamedTuple):
+    """Nodes that whoever runs this one knows of. A member asks those that have a place with it if they are there: so
+    overlays that began apart become one. Who is no member yet joins through these from now on; where there are none,
+    it is the first."""
+
+    contacts: tuple[Contact, ...]
+    now: float
+
+
 class Received(NamedTuple):
     """A message; the link says who sent it."""
 
@@ -79,7 +88,7 @@ class Leave(NamedTuple):
     now: float
 
 
-Event: TypeAlias = Started | Received | TimerFired | Route | Publish | Unpublish | Locate | Leave
+Event: TypeAlias = Started | Meet | Received | TimerFired | Route | Publish | Unpublish | Locate | Leave
 
 
 # --- effects -----------------------------------------------------------------------------------------------------

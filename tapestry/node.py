@@ -13,6 +13,7 @@ from tapestry.effects import (
     Event,
     Leave,
     Locate,
+    Meet,
     Publish,
     Received,
     Rejected,
@@ -109,6 +110,9 @@ class Node:
                 effects = self.location.locate(obj, number, passed_over, now)
             case Started(members, now):
                 effects = [*self._joining.start(members, now), *self.location.start()]
+            case Meet(contacts, now):
+                meet = self._upkeep.consider if self.member else self._joining.start
+                effects = meet(contacts, now)
             case Leave():
                 leaving = Leaving(tuple(self.neighbours.leaves)[:MAX_CONTACTS])
                 return [Send(leaf, leaving) for leaf in self.neighbours.leaves]

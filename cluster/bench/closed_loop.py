@@ -63,7 +63,7 @@ class Ring(NamedTuple):
 
     def counted(self, leader: str) -> usage.Counted:
         """From its port for metrics. Raises Unavailable."""
-        [server] = self.layout.named((leader,))
+        [server] = [server for server in self.layout.servers if server.name == leader]
         return usage.counted(server)
 
 

@@ -22,7 +22,7 @@ from bft.tuning import Tuning
 from bft.types import AgreedTime, ReplicaId, View
 from cluster.faults.manifest import Lasting, Lie, Manifest, ManifestError, Share
 from pond.node.ring import RingServer, ToClient
-from pond.protocol import Question, Reply
+from pond.protocol import Question, Reply, RingQuestion
 
 Effects = list[Effect | ToClient]
 
@@ -267,7 +267,7 @@ class LyingServer(RingServer):
         heard = [liar.hears(sender, message, now) for liar in self._liars]
         return self._said(super().on_peer(sender, message, now) if all(heard) else [])
 
-    def on_client(self, client: object, question: Question, now: AgreedTime, key: str = "") -> Effects:
+    def on_client(self, client: object, question: RingQuestion, now: AgreedTime, key: str = "") -> Effects:
         """A question from a client."""
         now = self._told(now)
         heard = [liar.hears(client, question, now) for liar in self._liars]

@@ -131,6 +131,71 @@ class OwnerKey(Answer, frozen=True, kw_only=True):
     """What others know the owner by; the `writer` in logs."""
 
 
+class RouteFound(Answer, frozen=True, kw_only=True):
+    """`overlay route`: the root of a key, as one server found it."""
+
+    key: str
+    source: str
+    """The server that looked for it."""
+    root: str | None
+    """Its name; null when the cluster's file does not have it."""
+    root_guid: str
+    hops: int
+    ms: float
+
+
+class KnownNode(Answer, frozen=True, kw_only=True):
+    """A node that another one knows."""
+
+    name: str | None
+    guid: str
+    leaf: bool
+    """Whether it is in the leaf set."""
+    row: int | None
+    """Its row in the routing table: how many digits of the GUID the two share. Null when it is a leaf alone."""
+    rtt_ms: float | None
+    """Null while there was no round trip."""
+    suspect: bool
+    """Whether it left the last question without an answer."""
+
+
+class NodeTable(Answer, frozen=True, kw_only=True):
+    """`overlay table`: what a node says of itself."""
+
+    name: str
+    guid: str
+    joined: bool
+    neighbours: list[KnownNode]
+    pointers: int
+    """That it keeps for those who search."""
+    objects: int
+    """That it has published."""
+
+
+class ObjectFound(Answer, frozen=True, kw_only=True):
+    """`overlay locate`: who says that it holds a test object."""
+
+    name: str
+    object: str
+    source: str
+    """The server that searched."""
+    holder: str | None
+    """Its name; null when the cluster's file does not have it."""
+    holder_guid: str
+    hops: int
+    ms: float
+
+
+class ObjectPublished(Answer, frozen=True, kw_only=True):
+    """`overlay publish`: the servers that say from now on that they hold a test object, or no longer."""
+
+    name: str
+    object: str
+    servers: list[str]
+    done: str
+    """`published` or `withdrawn`."""
+
+
 Printed: TypeAlias = Answer | Sequence[Answer]
 
 

@@ -2,8 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pond.logs import Log
 
 
 @click.group()
@@ -17,11 +21,10 @@ def run(directory: Path) -> None:
     """Run the server whose keys and data are in DIRECTORY, until SIGTERM or Ctrl-C."""
     from pond.errors import PondError
     from pond.logs import Log
-    from pond.node.server import Server
 
     log = Log(directory.name, directory / "server.log")
     try:
-        asyncio.run(Server(directory, log).run())
+        asyncio.run(_serve(directory, log))
     except PondError as error:
         log.error("failed", reason=str(error))
         raise
@@ -30,6 +33,20 @@ def run(directory: Path) -> None:
         raise
     finally:
         log.close()
+
+
+async def _serve(directory: Path, log: "Log") -> None:
+    """What its settings say that it does; only that is imported, since a start of many servers is mostly imports."""
+    from pond import config
+
+    if config.read(directory / "node.json", config.NodeConfig).role == "storage":
+        from pond.node.storage_server import StorageServer
+
+        await StorageServer(directory, log).run()
+    else:
+        from pond.node.server import Server
+
+        await Server(directory, log).run()
 
 
 commands = (node,)

@@ -44,11 +44,11 @@ from pond.protocol import (
     KeepBlocks,
     Overloaded,
     PutBlocks,
-    Question,
     ReadHistory,
     ReadObject,
     Refused,
     Reply,
+    RingQuestion,
     ServerStatus,
     Submit,
 )
@@ -122,7 +122,9 @@ class RingServer:
             return [*self.scrub.on_parts(sender, message)]
         return self._translate(self.replica.step(Received(sender, message, now)))
 
-    def on_client(self, client: object, question: Question, now: AgreedTime, key: str = "") -> list[Effect | ToClient]:
+    def on_client(
+        self, client: object, question: RingQuestion, now: AgreedTime, key: str = ""
+    ) -> list[Effect | ToClient]:
         """A question from a client, which may be anybody; uploads go on the account of its link's CURVE key."""
         match question:
             case Submit(ask, request):

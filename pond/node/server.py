@@ -9,7 +9,6 @@ server that crashed and came back.
 import asyncio
 import contextlib
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -43,11 +42,25 @@ from pond.errors import (
 from pond.logs import Log
 from pond.node.disk import Disk
 from pond.node.life import Life, Outgoing, wall_clock
-from pond.node.metrics import Metrics, MetricsPort
+from pond.node.metrics import Metrics, MetricsPort, kind_of_refusal
+from pond.node.overlay import Overlay, running
 from pond.node.ring import RingServer, ToClient
 from pond.node.service import TABLES as SERVICE_TABLES
 from pond.node.service import Service
-from pond.protocol import MAX_MESSAGE_BYTES, Condition, GetStatus, Overloaded, Question, Reply, ServerStatus, Submit
+from pond.protocol import (
+    MAX_MESSAGE_BYTES,
+    Condition,
+    GetStatus,
+    OverlayQuestion,
+    Overloaded,
+    Question,
+    Refused,
+    Reply,
+    RingQuestion,
+    ServerStatus,
+    Submit,
+)
+from pond.servers import listed
 from pond.storage import DATA_FILE, Storage
 from pond.transport import ClientPort, PeerPort, Remote
 from tapestry.guid import GUID
@@ -151,6 +164,8 @@ class Server:
             bytes(cluster.ring_key),
             tuple(bytes(member.public_key) for member in cluster.members),
         )
+        if settings.role != "ring":
+            raise ClusterDamaged(f"{directory} is not of a ring server: restore the directory")
         if settings.id >= self._membership.size or self._membership.replicas[settings.id] != self._signer.public_key:
             raise ClusterDamaged(f"the key in {directory} is not that of server {settings.id}: restore the directory")
         if self._public.group_public_key != self._membership.ring_key or self._share.identifier != settings.id + 1:
@@ -160,7 +175,9 @@ class Server:
         self._identity = ReplicaId(settings.id)
         self._member = cluster.members[settings.id]
         self._members = {member.id: Remote(bytes(member.public_key), member.peer_address) for member in cluster.members}
+        self._listed = listed(cluster)
         self._metrics = Metrics()
+        self._overlay: Overlay | None = None
         self._life: Life | None = None
         self._aside: _Aside | None = None
         self._verify_seconds = VERIFY_SECONDS
@@ -196,6 +213,9 @@ class Server:
             opened.callback(self._clients.close)
             host, port = self._member.metrics_address.rsplit(":", 1)
             opened.callback(MetricsPort(self._metrics.registry, host, int(port)).close)
+            own = self._listed[self._identity]
+            overlay = running(own, self._listed, self._seed, self._metrics.registry, self._log)
+            self._overlay = opened.enter_context(overlay)
         except OSError as error:
             raise Unavailable(f"{error}: another program has the port; stop it, or start this server later") from None
         self._peers.set_members(self._members)
@@ -362,21 +382,29 @@ class Server:
                 continue
             self._metrics.message(type(question), "in")
             life = self._life
-            if life is not None:
+            if isinstance(question, OverlayQuestion):
+                self._ask_overlay(client, question)
+            elif life is not None:
                 life.take(life.core.on_client, client, question, now, key)
                 if isinstance(question, Submit):
                     life.update_arrived()
             elif self._aside is not None:
                 self._send(ToClient(client, self._answer_aside(question, self._aside.status)))
 
-    def _answer_aside(self, question: Question, status: ServerStatus) -> Reply:
+    def _ask_overlay(self, client: bytes, question: OverlayQuestion) -> None:
+        if self._overlay is None:
+            self._send(ToClient(client, Refused(question.ask, "the cluster file gives this server no overlay address")))
+        else:
+            self._overlay.ask(question, lambda reply: self._send(ToClient(client, reply)))
+
+    def _answer_aside(self, question: RingQuestion, status: ServerStatus) -> Reply:
         """How it is; to all else, that another server be asked: a refusal would count as a word about the question."""
         if isinstance(question, GetStatus):
             return msgspec.structs.replace(status, ask=question.ask)
         return Overloaded(question.ask, ELSEWHERE_MS)
 
     def _refused(self, sender: object, reason: str) -> None:
-        self._metrics.rejected.labels(re.sub(r"\d+", "N", reason.partition(":")[0])).inc()
+        self._metrics.rejected.labels(kind_of_refusal(reason)).inc()
         self._log.warning("refused", sender=str(sender), reason=reason)
 
     def _look_at_links(self) -> None:

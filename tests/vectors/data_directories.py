@@ -35,6 +35,7 @@ from pond.node.disk import Disk
 from pond.node.ring import RingServer
 from pond.node.server import STORE, TABLES
 from pond.node.service import Service
+from pond.servers import ring_name
 from pond.storage import DATA_FILE, JOURNAL_FILE, Storage
 
 DIRECTORY = Path(__file__).parent / "data-directories"
@@ -44,6 +45,9 @@ BUNDLE = "notes.pond"
 
 KEPT = ("cluster.json", "owner.key", "node.json", "node.key", "share.key", "started", DATA_FILE, JOURNAL_FILE)
 """Names of a cluster's files that last; logs, locks and process files do not."""
+
+PORTS_PER_SERVER = 3
+"""Of the versions that left these directories behind: there was no overlay."""
 
 NUMBERS = sorted(int(path.stem) for path in DIRECTORY.glob("*.json"))
 
@@ -69,10 +73,10 @@ def unpack(number: int, to: Path) -> Golden:
         path.chmod(0o700 if path.is_dir() else 0o600)
     file = directory / "cluster.json"
     cluster = config.read(file, config.ClusterFile)
-    ports = layout.free_ports(layout.PORTS_PER_SERVER * len(cluster.members))
+    ports = layout.free_ports(PORTS_PER_SERVER * len(cluster.members))
     members = []
     for member in cluster.members:
-        peer, client, metrics = (ports.pop() for _ in range(layout.PORTS_PER_SERVER))
+        peer, client, metrics = (ports.pop() for _ in range(PORTS_PER_SERVER))
         members.append(
             msgspec.structs.replace(
                 member,
@@ -96,7 +100,7 @@ class Opened(NamedTuple):
 
 def open_server(directory: Path, identity: int) -> Opened:
     """A server of the cluster in `directory`; close its storage."""
-    place = directory / layout.SERVERS / layout.server_name(identity)
+    place = directory / layout.SERVERS / ring_name(identity)
     cluster = config.read(directory / "cluster.json", config.ClusterFile)
     membership = Membership(
         bytes(cluster.ring_id),

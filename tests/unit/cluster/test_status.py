@@ -2,27 +2,46 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cluster import status
-from cluster.launch import Report
+from cluster.launch import InOverlay, Report
 from cluster.layout import Layout
 from cluster.processes import STOPPED, Process, State
-from pond.config import ClusterFile, Hex, Member
+from pond.config import ClusterFile, Hex, Member, StorageMember
 from pond.node.server import DAMAGED
-from pond.protocol import Condition, ServerStatus
+from pond.protocol import Condition, OverlayStatus, ServerStatus
 
 RUNNING = Process(State.RUNNING, 100)
 PAUSED = Process(State.PAUSED, 100)
 
 
-def layout(size=4):
+def layout(size=4, storage=0):
     members = tuple(
-        Member(id=i, public_key=Hex(bytes([i] * 32)), peer_address="p", client_address="c", metrics_address="m")
+        Member(
+            id=i,
+            public_key=Hex(bytes([i] * 32)),
+            peer_address="p",
+            client_address="c",
+            metrics_address="m",
+            overlay_address="o",
+        )
         for i in range(size)
     )
+    others = tuple(
+        StorageMember(
+            id=i, public_key=Hex(bytes([100 + i] * 32)), overlay_address="o", client_address="c", metrics_address="m"
+        )
+        for i in range(storage)
+    )
     cluster = ClusterFile(
-        ring_id=Hex(bytes(32)), epoch=0, ring_key=Hex(bytes(32)), members=members, created="2000-01-01T00:00:00+00:00"
+        ring_id=Hex(bytes(32)),
+        epoch=0,
+        ring_key=Hex(bytes(32)),
+        members=members,
+        created="2000-01-01T00:00:00+00:00",
+        storage=others,
     )
     return Layout(Path("/nowhere"), cluster)
 
@@ -67,11 +86,69 @@ def test_all_is_well():
 def test_a_table_has_a_line_for_each_server():
     found = look(says(), says(sequence=998, condition=Condition.CATCHING_UP), STOPPED, says(view=4))
     lines = [line.split() for line in status.figures(found).splitlines()]
-    assert lines[0] == "SERVER STATE PID VIEW SEQUENCE BEHIND DISK FREE ROLE/NOTE".split()
-    assert lines[1] == "ring-0 running 100 0 1000 0 0 bytes 1.0 GiB leads".split()
-    assert lines[2] == "ring-1 running 100 0 998 2 0 bytes 1.0 GiB catching up".split()
-    assert lines[3] == "ring-2 stopped - - - - 0 bytes -".split()
-    assert lines[4] == "ring-3 running 100 4 1000 0 0 bytes 1.0 GiB".split()
+    assert lines[0] == "SERVER STATE PID VIEW SEQUENCE BEHIND DISK FREE NEIGHBOURS ROLE/NOTE".split()
+    assert lines[1] == "ring-0 running 100 0 1000 0 0 bytes 1.0 GiB - leads".split()
+    assert lines[2] == "ring-1 running 100 0 998 2 0 bytes 1.0 GiB - catching up".split()
+    assert lines[3] == "ring-2 stopped - - - - 0 bytes - -".split()
+    assert lines[4] == "ring-3 running 100 4 1000 0 0 bytes 1.0 GiB -".split()
+
+
+def in_overlay(place, *storage):
+    """Ring servers that have joined, and for each storage server what it answers or else how its process is."""
+    nodes = [InOverlay(server, RUNNING, node()) for server in place.servers]
+    return nodes + [
+        InOverlay(server, RUNNING, said) if isinstance(said, OverlayStatus) else InOverlay(server, said, None)
+        for server, said in zip(place.storage, storage, strict=True)
+    ]
+
+
+def node(joined=True, neighbours=6):
+    return OverlayStatus(1, bytes(32), joined, 120.0, neighbours, 0, 0)
+
+
+def look_at_overlay(*storage):
+    place = layout(4, len(storage))
+    return status.look(
+        place, [Report(server, RUNNING, says()) for server in place.servers], in_overlay(place, *storage)
+    )
+
+
+def test_storage_servers_have_lines_and_all_say_whom_they_know():
+    found = look_at_overlay(node(), node(joined=False, neighbours=0), STOPPED)
+    lines = [line.split() for line in status.figures(found).splitlines()]
+    assert lines[1] == "ring-0 running 100 0 1000 0 0 bytes 1.0 GiB 6 leads".split()
+    assert lines[5] == "storage-0 running 100 - - - - - 6 storage".split()
+    assert lines[6] == "storage-1 running 100 - - - - - joining storage".split()
+    assert lines[7] == "storage-2 stopped - - - - - - - storage".split()
+    assert [(one.joined, one.neighbours, one.join_ms) for one in found.storage] == [
+        (True, 6, 120.0),
+        (False, 0, 120.0),
+        (None, None, None),
+    ]
+    assert status.sentences(found)[1:4] == [
+        "storage-2 is stopped: `pond cluster restart storage-2` starts it.",
+        "Not in the overlay yet: storage-1.",
+        "5 of 7 servers are in the overlay.",
+    ]
+
+
+def test_all_servers_in_the_overlay():
+    assert "All 5 servers are in the overlay." in status.sentences(look_at_overlay(node()))
+
+
+def test_storage_servers_that_do_not_run_as_they_should():
+    said = status.sentences(look_at_overlay(PAUSED, PAUSED, RUNNING))
+    assert "storage-0, storage-1 are paused: `pond cluster resume storage-0 storage-1` lets them go on." in said
+    assert "storage-2 runs and does not answer: `pond cluster restart storage-2` may help." in said
+
+
+def test_a_cluster_of_an_earlier_version_runs_no_overlay():
+    place = layout()
+    members = tuple(msgspec.structs.replace(member, overlay_address=None) for member in place.cluster.members)
+    old = place._replace(cluster=msgspec.structs.replace(place.cluster, members=members))
+    found = status.look(old, [Report(server, RUNNING, says()) for server in old.servers])
+    assert (found.overlay, found.storage) == (False, [])
+    assert any("runs none" in said for said in status.sentences(found))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +255,7 @@ def test_a_server_without_room_for_uploads_says_so():
     """It serves, and only large writes need it to have room."""
     full = says(free=0, upload=0)
     one = look(says(), says(), says(), full)
-    assert status.figures(one).splitlines()[-1].endswith("0 bytes  no large writes")
+    assert status.figures(one).splitlines()[-1].endswith("0 bytes           -  no large writes")
     assert status.sentences(one)[1:] == [
         "ring-3 refuses writes above 64.0 KiB, as its storage has no room for larger ones: raise quota_bytes in"
         " /nowhere/servers/ring-3/node.json, or make room on its disk, then `pond cluster restart ring-3`.",

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pond import config
-from pond.config import LEAST_QUOTA_BYTES, ClusterFile, Hex, Member, NodeConfig
+from pond.config import LEAST_QUOTA_BYTES, ClusterFile, Hex, Member, NodeConfig, StorageMember
 from pond.errors import ClusterDamaged, NotFound, UsageError
+from pond.servers import listed
 
 
 def cluster() -> ClusterFile:
@@ -25,6 +27,20 @@ def cluster() -> ClusterFile:
     return ClusterFile(ring_id=Hex(b"r" * 32), epoch=1, ring_key=Hex(b"k" * 32), members=members, created="2026-01-01")
 
 
+def with_storage() -> ClusterFile:
+    storage = tuple(
+        StorageMember(
+            i,
+            Hex(bytes([100 + i]) * 32),
+            f"tcp://127.0.0.1:{4000 + i}",
+            f"tcp://127.0.0.1:{5000 + i}",
+            f"127.0.0.1:{6000 + i}",
+        )
+        for i in range(2)
+    )
+    return msgspec.structs.replace(cluster(), storage=storage)
+
+
 def test_settings_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "cluster.json"
     config.write(path, cluster())
@@ -36,6 +52,44 @@ def test_settings_come_back_as_they_were(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["quota_bytes"] == LEAST_QUOTA_BYTES
     path.write_text('{"format": 1, "id": 2, "cluster": "../../cluster.json"}')
     assert config.read(path, NodeConfig).quota_bytes is None
+
+
+def test_files_of_versions_without_an_overlay_open(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    config.write(path, cluster())
+    content = json.loads(path.read_text())
+    del content["storage"]
+    for member in content["members"]:
+        del member["overlay_address"]
+    path.write_text(json.dumps(content))
+    assert config.read(path, ClusterFile) == cluster()
+    node = tmp_path / "node.json"
+    node.write_text('{"format": 1, "id": 2, "cluster": "../../cluster.json"}')
+    assert config.read(node, NodeConfig).role == "ring"
+
+
+def test_storage_servers_come_back_as_they_were_and_are_listed_after_the_ring(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    config.write(path, with_storage())
+    assert config.read(path, ClusterFile) == with_storage()
+    servers = listed(with_storage())
+    assert [server.name for server in servers] == ["ring-0", "ring-1", "ring-2", "ring-3", "storage-0", "storage-1"]
+    assert len({server.guid for server in servers}) == 6
+    assert [server.overlay_address is None for server in servers] == [True] * 4 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("id", 0), ("public_key", "00" * 32), ("overlay_address", None), ("overlay_address", "nowhere"), ("id", 5)],
+)
+def test_a_storage_server_that_is_wrong_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    path = tmp_path / "cluster.json"
+    config.write(path, with_storage())
+    content = json.loads(path.read_text())
+    content["storage"][1][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ClusterDamaged):
+        config.read(path, ClusterFile)
 
 
 @pytest.mark.parametrize("quota", [0, -1, LEAST_QUOTA_BYTES - 1, 2**80, 1.5, "64 MiB"])

@@ -16,8 +16,8 @@ import nacl.bindings
 import pytest
 
 from bft.secret import Secret
-from pond import connections, transport
-from pond.transport import ClientPort, PeerPort, Remote, ServerLinks, curve_public
+from pond import connections
+from pond.transport import ClientPort, PeerPort, Remote, ServerLinks, curve_public, link, sockets
 
 ANYWHERE = "tcp://127.0.0.1:*"
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -82,7 +82,7 @@ def test_peers_hear_each_other_and_know_who_speaks():
 
 
 def test_a_key_outside_the_membership_gets_nothing_through_until_it_is_admitted(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
+    monkeypatch.setattr(link, "REVIVE_SECONDS", 0.05)
 
     async def test():
         inbox: list[Any] = []
@@ -118,7 +118,7 @@ def test_a_member_that_was_removed_is_not_heard_though_still_connected():
 
 
 def test_a_client_cannot_speak_on_the_peers_port(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
+    monkeypatch.setattr(link, "REVIVE_SECONDS", 0.05)
 
     async def test():
         inbox: list[Any] = []
@@ -185,7 +185,7 @@ def test_a_burst_of_20000_arrives_in_order_and_whole():
                 await until(partial(other.send, 0, data))
             await until(lambda: len(inbox) == 20_000)
             assert [int(data[: data.index(0)]) for _, data in inbox] == list(range(20_000))
-            assert max(bursts) <= transport.MAX_BURST_MESSAGES
+            assert max(bursts) <= sockets.MAX_BURST_MESSAGES
 
     run(test)
 
@@ -195,8 +195,8 @@ def test_a_queue_that_is_full_drops_and_counts():
         with closing(peer(0, [])) as port:
             nobody = Remote(PUBLIC[1], "tcp://127.0.0.1:1")
             port.set_members({1: nobody})
-            sent = [port.send(1, b"x") for _ in range(transport.MAX_QUEUED_TO_SERVER + 100)]
-            assert sum(sent) == transport.MAX_QUEUED_TO_SERVER
+            sent = [port.send(1, b"x") for _ in range(link.MAX_QUEUED_TO_SERVER + 100)]
+            assert sum(sent) == link.MAX_QUEUED_TO_SERVER
             assert port.counters["queue full"] == 100
 
     run(test)
@@ -443,7 +443,7 @@ def test_hostile_bytes_disturb_nobody(hostile: bytes):
 )
 def test_a_link_that_met_nonsense_is_made_anew(nonsense: bytes, monkeypatch: pytest.MonkeyPatch):
     """libzmq itself gives such a connection up for ever."""
-    monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
+    monkeypatch.setattr(link, "REVIVE_SECONDS", 0.05)
 
     async def test():
         inbox: list[Any] = []
@@ -465,7 +465,7 @@ def test_a_link_that_met_nonsense_is_made_anew(nonsense: bytes, monkeypatch: pyt
 
 
 def test_a_link_whose_bytes_were_changed_on_the_way_recovers(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(transport, "REVIVE_SECONDS", 0.05)
+    monkeypatch.setattr(link, "REVIVE_SECONDS", 0.05)
 
     async def test():
         asked: list[Any] = []
@@ -544,8 +544,8 @@ def test_closing_leaves_no_descriptor_behind():
             members = {0: remote(0, one), 1: remote(1, other), 2: Remote(PUBLIC[2], "tcp://127.0.0.1:1")}
             one.set_members(members)
             other.set_members(members)
-            other.send(2, bytes(transport.LARGE_BYTES))  # never arrives, so it has to be thrown away
-            other.send(0, bytes(transport.LARGE_BYTES))
+            other.send(2, bytes(sockets.LARGE_BYTES))  # never arrives, so it has to be thrown away
+            other.send(0, bytes(sockets.LARGE_BYTES))
             await until(lambda: inbox)
 
     run(once)  # what Python and libzmq keep for the life of a process is there after this
@@ -556,8 +556,8 @@ def test_closing_leaves_no_descriptor_behind():
 
 
 def test_the_curve_key_comes_from_the_ed25519_key_alone():
-    assert curve_public(PUBLIC[0]) == transport._keys_of_node(SEEDS[0]).public
-    assert transport._keys_of_node(SEEDS[0]).secret.reveal().decode() not in repr(transport._keys_of_node(SEEDS[0]))
+    assert curve_public(PUBLIC[0]) == sockets.keys_of_node(SEEDS[0]).public
+    assert sockets.keys_of_node(SEEDS[0]).secret.reveal().decode() not in repr(sockets.keys_of_node(SEEDS[0]))
     for wrong in (bytes(32), b"short", b"\xff" * 32):
         with pytest.raises(ValueError, match="not an Ed25519 public key"):
             curve_public(wrong)
