@@ -86,6 +86,16 @@ def test_who_has_no_place_is_neither_wanted_nor_taken_up():
     check_nothing_else_is_known(neighbours)
 
 
+def test_a_leaf_whose_slot_of_the_table_is_full_is_a_leaf_all_the_same():
+    crowd = [near(way) for way in range(16, 21)]
+    neighbours = known(*crowd)
+    assert all(contact.guid in neighbours.leaves for contact in crowd)
+    assert [contact.guid in neighbours.table for contact in crowd] == [True] * 3 + [False] * 2
+    give_up(neighbours, crowd[0])
+    assert not neighbours.wanted(crowd[4], 1.0), "it is known already; its next answer brings it into the table"
+    check_nothing_else_is_known(neighbours)
+
+
 def test_a_nearer_leaf_pushes_another_out_which_stays_if_the_table_holds_it():
     neighbours = known(*(near(way) for way in range(2, SIDE + 2)))
     furthest = near(SIDE + 1)
