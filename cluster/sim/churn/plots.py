@@ -11,7 +11,7 @@ from cluster.sim.churn.words import duration
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAST_MS = 1.0
+LEAST_MS = 10.0
 """Of what is drawn: a node that is the root itself has its answer at once, and the axis is logarithmic."""
 
 
