@@ -109,7 +109,9 @@ class Neighbours:
     def heard(self, contact: Contact, now: float) -> bool:
         """A member speaks: it is alive, and is taken up where it belongs. Whether it had been lost."""
         known = self._known.get(contact.guid)
-        if known is not None:
+        if known is not None and known.contact != contact:  # it was started again, at another address
+            self._drop(known)
+        elif known is not None:
             known.heard, known.misses, known.probed = now, 0, 0
             if self.leaves.wants(contact.guid):  # since a leaf before it has gone
                 self._tidy(self.leaves.add(known.contact))
@@ -159,14 +161,18 @@ class Neighbours:
 
     def forget(self, guid: bytes, now: float) -> None:
         """The node is gone."""
-        known = self._known.pop(guid, None)
+        known = self._known.get(guid)
         if known is None:
             return
-        self.leaves.remove(guid)
-        self.table.remove(guid)
+        self._drop(known)
         self.lost[guid] = known.contact, now
         if len(self.lost) > LOST:
             del self.lost[next(iter(self.lost))]
+
+    def _drop(self, known: Neighbour) -> None:
+        del self._known[known.contact.guid]
+        self.leaves.remove(known.contact.guid)
+        self.table.remove(known.contact.guid)
 
     def timeout_seconds(self, guid: bytes) -> float:
         """How long to wait for a node's answer; longer after the second that did not come."""

@@ -1,5 +1,6 @@
 """What was asked of other nodes and is not answered yet. Each question is numbered, so an answer tells a round trip."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ class Questions:
     def __init__(self, neighbours: Neighbours) -> None:
         self._neighbours = neighbours
         self._waiting: dict[int, Question] = {}
+        self._open: Counter[bytes] = Counter()
+        """How many of them each node was asked."""
         self._late: dict[int, Question] = {}
         """The last that were given up. A late answer is none, but it tells how long the node takes now."""
         self.last = 0
@@ -44,11 +47,12 @@ class Questions:
         self.last += 1
         message = make(self.last)
         self._waiting[self.last] = Question(to, now, message, tried)
+        self._open[to.guid] += 1
         return [Send(to, message), SetTimer(Timer("asked", self.last), self._neighbours.timeout_seconds(to.guid))]
 
     def asks(self, guid: bytes) -> bool:
         """Whether an answer of this node is being waited for."""
-        return any(question.to.guid == guid for question in self._waiting.values())
+        return guid in self._open
 
     def answered(self, number: int, sender: Contact, now: float) -> Question | None:
         """The question, unless nobody asked it of the sender or it is over; how long it took is taken down."""
@@ -57,13 +61,21 @@ class Questions:
             return None
         self._neighbours.measured(sender, now - question.sent, now)
         self._late.pop(number, None)
-        return self._waiting.pop(number, None)
+        return self._close(number)
 
     def given_up(self, number: int) -> Question | None:
         """The time for this question is over: the question, unless it was answered."""
-        question = self._waiting.pop(number, None)
+        question = self._close(number)
         if question is not None:
             self._late[number] = question
             if len(self._late) > LATE:
                 del self._late[next(iter(self._late))]
+        return question
+
+    def _close(self, number: int) -> Question | None:
+        question = self._waiting.pop(number, None)
+        if question is not None:
+            self._open[question.to.guid] -= 1
+            if not self._open[question.to.guid]:
+                del self._open[question.to.guid]
         return question

@@ -28,7 +28,7 @@ DASHES = {"pond": "-", "etcd": "--"}
 DOTS_PER_INCH = 110
 
 
-class _Curve(NamedTuple):
+class Curve(NamedTuple):
     """One distribution; `colour` is which of COLOURS."""
 
     name: str
@@ -57,7 +57,7 @@ def throughput(measured: ThroughputMeasured, file: Path) -> None:
     """Updates a second and CPU of the ring against clients, and how long updates took."""
     sizes = list(dict.fromkeys(row.size_bytes for row in measured.results))
     systems = list(dict.fromkeys(row.system for row in measured.results))
-    figure = _figure(max(10.0, 3.4 * len(sizes)), 8.0, "Updates of a ring of four, clients in a closed loop")
+    figure = new_figure(max(10.0, 3.4 * len(sizes)), 8.0, "Updates of a ring of four, clients in a closed loop")
     levels = sorted({row.clients for row in measured.results})
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     rate, cost = above.subplots(1, 2)
@@ -65,7 +65,7 @@ def throughput(measured: ThroughputMeasured, file: Path) -> None:
         (rate, "Throughput", "updates a second"),
         (cost, "CPU of all servers together", "ms per update"),
     ):
-        _labels(axes, title, "clients", unit)
+        labels(axes, title, "clients", unit)
         _logarithmic(axes, "x", (1.0,))
         _logarithmic(axes, "y", (1.0, 2.0, 5.0))
         axes.set_xticks(levels, [str(count) for count in levels], minor=False)
@@ -80,11 +80,11 @@ def throughput(measured: ThroughputMeasured, file: Path) -> None:
     _shared_legend(above, len(sizes))
     for axes, size in zip(below.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         curves = [
-            _Curve(_clients(row) + _beside(row.system), row.quantiles_ms, levels.index(row.clients), DASHES[row.system])
+            Curve(_clients(row) + _beside(row.system), row.quantiles_ms, levels.index(row.clients), DASHES[row.system])
             for row in measured.results
             if row.size_bytes == size
         ]
-        _distributions(axes, f"Latency, {size_in_words(size)}", curves)
+        distributions(axes, f"Latency, {size_in_words(size)}", curves)
     _shared_legend(below, len(levels))
     figure.savefig(file, dpi=DOTS_PER_INCH)
 
@@ -92,13 +92,13 @@ def throughput(measured: ThroughputMeasured, file: Path) -> None:
 def reads(measured: ReadsMeasured, file: Path) -> None:
     """How long reads took, a panel for each size."""
     sizes = list(dict.fromkeys(row.size_bytes for row in measured.results))
-    figure = _figure(5.2 * len(sizes), 4.6, "Proved reads from a ring of four, clients in a closed loop")
+    figure = new_figure(5.2 * len(sizes), 4.6, "Proved reads from a ring of four, clients in a closed loop")
     for axes, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         rows = [row for row in measured.results if row.size_bytes == size]
         curves = [
-            _Curve(f"{row.consistency}, {_clients(row)}", row.quantiles_ms, number) for number, row in enumerate(rows)
+            Curve(f"{row.consistency}, {_clients(row)}", row.quantiles_ms, number) for number, row in enumerate(rows)
         ]
-        _distributions(axes, f"Latency, {size_in_words(size)}", curves)
+        distributions(axes, f"Latency, {size_in_words(size)}", curves)
         _legend_below(axes)
     figure.savefig(file, dpi=DOTS_PER_INCH)
 
@@ -106,12 +106,12 @@ def reads(measured: ReadsMeasured, file: Path) -> None:
 def write_latency(measured: WriteLatency, file: Path) -> None:
     """Phases beside Pond's, a panel for each size, and how long writes took."""
     names = [row.name for row in measured.results]
-    figure = _figure(4.6 * (len(names) + 1), 4.6, "One write by one client of a ring of four, by phase")
+    figure = new_figure(4.6 * (len(names) + 1), 4.6, "One write by one client of a ring of four, by phase")
     *panels, last = figure.subplots(1, len(names) + 1)
     for axes, name in zip(panels, names, strict=True):
         _bars(axes, name, measured)
-    _distributions(
-        last, "Latency", [_Curve(row.name, row.quantiles_ms, number) for number, row in enumerate(measured.results)]
+    distributions(
+        last, "Latency", [Curve(row.name, row.quantiles_ms, number) for number, row in enumerate(measured.results)]
     )
     _legend_below(last)
     figure.savefig(file, dpi=DOTS_PER_INCH)
@@ -138,9 +138,9 @@ def _bars(axes: "Axes", name: str, measured: WriteLatency) -> None:
     _legend_below(axes)
 
 
-def _distributions(axes: "Axes", title: str, curves: Sequence[_Curve]) -> None:
+def distributions(axes: "Axes", title: str, curves: Sequence[Curve]) -> None:
     drawn = [curve for curve in curves if curve.quantiles_ms]
-    _labels(axes, title, "ms", "share that took no longer")
+    labels(axes, title, "ms", "share that took no longer")
     _logarithmic(axes, "x", (1.0,) if _decades(drawn) > 1.5 else (1.0, 2.0, 5.0))
     shares = [_stretched(share) for share in HUNDREDTHS]
     for curve in drawn:
@@ -157,7 +157,7 @@ def _stretched(share: float) -> float:
     return 1.0 + (0.25 * (share - 0.9) / 0.09 if share <= 0.99 else 0.25 + 0.25 * (share - 0.99) / 0.009)
 
 
-def _figure(width: float, height: float, title: str) -> "Figure":
+def new_figure(width: float, height: float, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -165,7 +165,7 @@ def _figure(width: float, height: float, title: str) -> "Figure":
     return figure
 
 
-def _labels(axes: "Axes", title: str, across: str, up: str) -> None:
+def labels(axes: "Axes", title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -183,7 +183,7 @@ def _logarithmic(axes: "Axes", which: Literal["x", "y"], marked: Sequence[float]
     axis.set_minor_formatter(NullFormatter())
 
 
-def _decades(curves: Sequence[_Curve]) -> float:
+def _decades(curves: Sequence[Curve]) -> float:
     """How many powers of ten lie between the least and the most of all curves."""
     values = [value for curve in curves for value in (curve.quantiles_ms[0], curve.quantiles_ms[-1])]
     return log10(max(values) / min(values)) if values else 0.0

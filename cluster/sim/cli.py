@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cluster.sim.churn.cli import churn
 from pond.cli.answers import show
 from pond.cli.options import json_option, one_line
 
@@ -54,6 +55,9 @@ def _plan(path: str | None, operations: int | None) -> "Plan":
 @click.group()
 def sim() -> None:
     """Simulate: real cores on virtual time, with faults that one seed decides."""
+
+
+sim.add_command(churn)
 
 
 @sim.command()

@@ -8,12 +8,13 @@ from pond.cli.main import main
 from tests.tidy.reference import cli_page, config_page
 
 ROOT = Path(__file__).parents[2]
+ANSWERS = ("pond/cli/answers.py", "cluster/answers.py", "cluster/sim/churn/answers.py")
 
 
 @pytest.mark.parametrize("name", ["cli.md", "config.md"])
 def test_a_reference_page_is_what_the_code_says(name: str, rewrite: bool) -> None:
     made = (
-        cli_page(main, [ROOT / "pond" / "cli" / "answers.py", ROOT / "cluster" / "answers.py"])
+        cli_page(main, [ROOT / file for file in ANSWERS])
         if name == "cli.md"
         else config_page(ROOT / "pond" / "config.py")
     )

@@ -48,15 +48,18 @@ class Generator:
         match info:
             case inspect.Metadata(type=inner):
                 return self._make(inner, depth)
-            case inspect.IntType(ge=low, le=high):
-                low, high = low if low is not None else -(2**63), high if high is not None else 2**63 - 1
+            case inspect.IntType(ge=low, le=high, lt=above):
+                low = low if low is not None else -(2**63)
+                high = high if high is not None else above - 1 if above is not None else 2**63 - 1
                 near = draw.choice(self.numbers) + draw.randint(-2, 3)
                 number = near if draw.random() < 0.8 else draw.choice(INTEGERS)
                 return min(max(number, low), high)
             case inspect.BytesType(min_length=least, max_length=most):
                 return self._bytes(least or 0, most if most is not None else 40)
-            case inspect.StrType(max_length=most):
-                return draw.choice(("", "log", "blocks", "\u00e9" * 4))[: most if most is not None else 9]
+            case inspect.StrType(min_length=least, max_length=most):
+                return draw.choice(("", "log", "blocks", "\u00e9" * 4))[: most if most is not None else 9] or "a" * (
+                    least or 0
+                )
             case inspect.BoolType():
                 return draw.random() < 0.5
             case inspect.NoneType():
@@ -65,6 +68,8 @@ class Generator:
                 count = draw.randint(least or 0, max(least or 0, min(most or self.longest, self.longest)))
                 made = [self._make(item, depth + 1) for _ in range(count)]
                 return sorted(made, key=repr) if draw.random() < 0.3 else made
+            case inspect.VarTupleType(item_type=item, max_length=most):
+                return tuple(self._make(item, depth + 1) for _ in range(draw.randint(0, most or self.longest)))
             case inspect.TupleType(item_types=items):
                 return tuple(self._make(item, depth + 1) for item in items)
             case inspect.UnionType(types=types):

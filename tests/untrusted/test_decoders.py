@@ -47,10 +47,13 @@ from pond.model.bundle import BundleDamaged, verify
 from pond.model.names import DirectoryError, Entry
 from pond.model.stored import Stored
 from pond.protocol import Question, Reply
+from tapestry.messages import Message as OverlayMessage
+from tapestry.messages import decode as decode_overlay
 from tests.paper.changes import leave
 from tests.unit.bft.ring import Client, MemoryDisk, Ring
 from tests.unit.model import samples, test_bundle, test_formats
 from tests.unit.model.store import RING
+from tests.unit.tapestry.stage import Stage
 from tests.untrusted.generate import Generator, changed, damaged
 
 COUNT = 250
@@ -90,6 +93,25 @@ def traffic() -> list[Message]:
     generator = Generator(random.Random(1))
     made = [generator.make(kind) for kind in Message.__args__ if kind not in seen]
     return [message for kept in seen.values() for message in kept] + made
+
+
+@cache
+def overlay_traffic() -> list[OverlayMessage]:
+    """Messages of every kind: most from nodes that join, leave and look for keys, the rest made up."""
+    stage = Stage("traffic")
+    seen: dict[type, list[OverlayMessage]] = {}
+
+    def watch(sender: object, to: object, message: OverlayMessage) -> bool:
+        seen.setdefault(type(message), []).append(message)
+        return False
+
+    stage.drops = watch
+    stage.grow(8)
+    stage.roots([bytes(32), bytes(range(32))])
+    stage.leave("n3")
+    generator = Generator(random.Random(2))
+    made = [generator.make(kind) for kind in OverlayMessage.__args__ for _ in range(3)]
+    return [message for kept in seen.values() for message in kept[:6]] + made
 
 
 def encoded(values: list[Any]) -> list[bytes]:
@@ -174,6 +196,7 @@ def decoders() -> dict[str, Decoder]:
     directory = names.encode_entry("notes", Entry(bytes(32), {0: Secret(bytes(32))}))
     return {
         "peer messages": Decoder(encoded(traffic()), message, DECODE),
+        "overlay messages": Decoder(encoded(overlay_traffic()), decode_overlay, DECODE),
         "questions": Decoder(encoded(made(Question, 40)), question, DECODE),
         "replies": Decoder(encoded(made(Reply, 60)), reply, DECODE),
         "statement": Decoder(
@@ -199,7 +222,17 @@ def decoders() -> dict[str, Decoder]:
 
 
 NAMES = [
-    *("peer messages", "questions", "replies", "statement", "request", "certificate", "answer", "page of answers"),
+    *(
+        "peer messages",
+        "overlay messages",
+        "questions",
+        "replies",
+        "statement",
+        "request",
+        "certificate",
+        "answer",
+        "page of answers",
+    ),
     *("session", "key share", "log", "directory"),
     *(f"model: {name}" for name in samples.STATEMENTS),
 ]

@@ -165,7 +165,9 @@ class Stage:
         for name, node in self.nodes.items():
             have, expected = {leaf.guid for leaf in node.neighbours.leaves}, model.leaves(node.contact.guid, guids)
             if have != expected or not node.member:
-                lacks, extra = (sorted(names[guid] for guid in each) for each in (expected - have, have - expected))
+                lacks, extra = (
+                    sorted(names.get(guid, "?") for guid in each) for each in (expected - have, have - expected)
+                )
                 found.append(f"{name}: lacks {lacks}, has {extra}, member: {node.member}")
         return found
 

@@ -150,6 +150,21 @@ def test_who_comes_back_under_its_name_is_in_its_place_again():
     stage.check_roots(KEYS[:10])
 
 
+def test_who_comes_back_at_another_address_is_reached_there_at_once():
+    stage = grown("moved", 20)
+    name = "n7"
+    stage.crash(name)
+    moved = Contact(stage.contacts[name].guid, "moved")
+    stage.add(moved, [stage.contacts["n1"]])
+    stage.run_until(lambda: stage.nodes["moved"].member, 10)
+    stage.run(20.0)
+    for node in stage.nodes.values():
+        neighbour = node.neighbours.get(moved.guid)
+        assert neighbour is None or neighbour.contact == moved, stage.story(f"{node.contact.address} looks elsewhere")
+    stage.run_until(stage.settled, 60)
+    stage.check_roots([*KEYS[:5], moved.guid])
+
+
 def test_keys_are_found_while_nodes_crash():
     """Every few seconds one goes and one comes: a root is found that was or is one, by a question or two."""
     stage = grown("churn", 30)

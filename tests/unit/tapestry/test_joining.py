@@ -179,6 +179,30 @@ def test_where_all_are_silent_the_join_begins_again():
     assert isinstance(message, Forward)
 
 
+def test_without_a_single_leaf_the_join_begins_again_though_some_may_still_answer():
+    node, _ = joining(FIRST)
+    hear(node, ROOT, WELCOME)
+    node.neighbours.forget(ROOT.guid, 0.2)
+    effects = node.step(TimerFired(Timer("join", 1), RETRY_SECONDS))
+    assert not node.member
+    assert [to for to, _ in sends(effects)] == [FIRST]
+
+
+def test_who_answers_after_we_have_become_a_member_makes_us_none_again():
+    node, _ = joining(FIRST)
+    asked = numbers(hear(node, ROOT, WELCOME))
+    assert Joined() in node.step(TimerFired(Timer("join", 1), RETRY_SECONDS))
+    for contact, number in asked.items():
+        assert Joined() not in hear(node, contact, LeafNews(number, (), b""), 3.0)
+
+
+def test_nobody_but_a_leaf_that_was_greeted_lets_us_in():
+    node, _ = joining(FIRST)
+    hear(node, OTHER, Probe(1))
+    assert Joined() not in node.step(TimerFired(Timer("asked", 1), 1.0))
+    assert not node.member
+
+
 def test_a_welcome_that_comes_twice_greets_nobody_twice():
     node, _ = joining(FIRST)
     hear(node, ROOT, WELCOME)

@@ -86,6 +86,16 @@ def test_who_has_no_place_is_neither_wanted_nor_taken_up():
     check_nothing_else_is_known(neighbours)
 
 
+def test_a_leaf_whose_slot_of_the_table_is_full_is_a_leaf_all_the_same():
+    crowd = [near(way) for way in range(16, 21)]
+    neighbours = known(*crowd)
+    assert all(contact.guid in neighbours.leaves for contact in crowd)
+    assert [contact.guid in neighbours.table for contact in crowd] == [True] * 3 + [False] * 2
+    give_up(neighbours, crowd[0])
+    assert not neighbours.wanted(crowd[4], 1.0), "it is known already; its next answer brings it into the table"
+    check_nothing_else_is_known(neighbours)
+
+
 def test_a_nearer_leaf_pushes_another_out_which_stays_if_the_table_holds_it():
     neighbours = known(*(near(way) for way in range(2, SIDE + 2)))
     furthest = near(SIDE + 1)
@@ -109,6 +119,22 @@ def test_a_node_of_the_table_becomes_a_leaf_when_there_is_room_and_it_speaks():
     neighbours.heard(OTHER, 2.0)
     assert OTHER.guid in neighbours.leaves
     assert not neighbours.wanted(OTHER, 2.0)
+    check_nothing_else_is_known(neighbours)
+
+
+def test_who_speaks_from_another_place_is_known_there_from_then_on():
+    """A server that was started again may have another address."""
+    neighbours = known(OTHER, at("9"))
+    neighbours.measured(OTHER, 0.1, 0.0)
+    neighbours.missed(OTHER.guid, 1.0, 1.0)
+    moved = Contact(OTHER.guid, "elsewhere")
+    assert not neighbours.heard(moved, 2.0)
+    neighbour = neighbours.get(OTHER.guid)
+    assert neighbour is not None
+    assert (neighbour.contact, neighbour.misses, neighbour.rtt_seconds) == (moved, 0, 0.0)
+    assert moved in list(neighbours.leaves)
+    assert OTHER not in list(neighbours.leaves)
+    assert neighbours.table.toward(digits("8")) == [moved]
     check_nothing_else_is_known(neighbours)
 
 

@@ -173,6 +173,22 @@ def test_without_an_entry_a_nearer_node_that_shares_no_fewer_digits_is_taken():
     assert distance(digits("4f"), at("45").guid) > 0
 
 
+def test_one_that_shares_fewer_digits_is_taken_only_where_there_is_no_other():
+    made = crowded("45", "50")
+    assert made.next("4f") == at("45"), "50 is nearer to the key"
+    for contact in (*LEAVES, at("45")):
+        made.miss(contact)
+    assert made.next("4f") == at("50")
+
+
+def test_one_that_is_further_from_the_key_is_never_taken():
+    made = crowded("8")
+    for leaf in LEAVES:
+        made.miss(leaf)
+    assert made.next("5") is None
+    assert made.routing.send(cargo(digits("5")), 0.0) == []
+
+
 def test_or_else_simply_the_nearest():
     made = crowded("8", "9", "3")
     assert made.next("c") == at("9")
