@@ -1,6 +1,7 @@
 """Commands for one server: `pond node run`."""
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,9 @@ import click
 
 if TYPE_CHECKING:
     from pond.logs import Log
+
+DESCRIPTORS = 8192
+"""For three ports with a thousand connections each, and 256 links of the overlay with four descriptors each."""
 
 
 @click.group()
@@ -22,6 +26,7 @@ def run(directory: Path) -> None:
     from pond.errors import PondError
     from pond.logs import Log
 
+    _take_descriptors()
     log = Log(directory.name, directory / "server.log")
     try:
         asyncio.run(_serve(directory, log))
@@ -47,6 +52,13 @@ async def _serve(directory: Path, log: "Log") -> None:
         from pond.node.server import Server
 
         await Server(directory, log).run()
+
+
+def _take_descriptors() -> None:
+    """As many as its links may need: the usual limit is for programs that use select(2), which this one does not."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if most == resource.RLIM_INFINITY else min(DESCRIPTORS, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 commands = (node,)

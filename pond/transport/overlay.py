@@ -46,9 +46,9 @@ class OverlayPort(Port[tuple[bytes, bytes]]):
         self._names: dict[str, bytes] = {}
         self._links: OrderedDict[bytes, tuple[Link, float]] = OrderedDict()
         self._max_message_bytes = max_message_bytes
-        super().__init__(seed, address, received, max_message_bytes)
         self._loop = asyncio.get_running_loop()
         self._look = self._loop.call_later(IDLE_SECONDS / 2, self._close_idle)
+        super().__init__(seed, address, received, max_message_bytes)
 
     def set_nodes(self, nodes: Mapping[bytes, Remote]) -> None:
         """Admit these, and send to these alone, at these addresses. We may be among them.

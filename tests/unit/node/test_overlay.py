@@ -1,7 +1,7 @@
 """Overlay nodes as servers run them, on virtual time: the way in, questions of clients, and what outsiders send."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -147,8 +147,10 @@ def all_joined(world: World) -> bool:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(8, tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(8, tmp_path)
+    yield world
+    world.log.close()
 
 
 @pytest.fixture
@@ -207,6 +209,7 @@ def test_overlays_that_began_apart_become_one(world: World) -> None:
 def test_who_is_alone_in_its_file_is_a_member_at_once(tmp_path: Path) -> None:
     world = World(1, tmp_path)
     assert world.start(0).joined
+    world.log.close()
 
 
 def test_a_question_before_the_node_has_joined_is_for_later(world: World) -> None:
