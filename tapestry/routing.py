@@ -13,7 +13,7 @@ import msgspec
 from tapestry.effects import Effect
 from tapestry.guid import distance, shared_digits
 from tapestry.leaf_set import nearest
-from tapestry.messages import MAX_HOPS, Contact, Forward
+from tapestry.messages import MAX_HOPS, Contact, Forward, Join
 from tapestry.neighbours import Neighbours
 from tapestry.questions import Question, Questions
 
@@ -33,20 +33,22 @@ class Routing:
         self._neighbours = neighbours
         self._questions = questions
 
-    def next_hop(self, key: bytes, tried: Container[bytes] = ()) -> Contact | None:
-        """The neighbour that is nearer to the root of a key, or None when this node is the root."""
+    def next_hop(self, key: bytes, tried: Container[bytes] = (), barred: bytes | None = None) -> Contact | None:
+        """The neighbour that is nearer to the root of a key, or None when this node is the root. The one that is barred
+        is no root, however often it should be tried."""
         leaves, table = self._neighbours.leaves, self._neighbours.table
         if leaves.covers(key):
-            return self._nearest_leaf(key, tried)
+            return self._nearest_leaf(key, tried, barred)
         for contact in table.toward(key):
             if contact.guid not in tried and not self._neighbours.suspect(contact.guid):
                 return contact
         return self._rare_case(key, tried)
 
-    def _nearest_leaf(self, key: bytes, tried: Container[bytes]) -> Contact | None:
+    def _nearest_leaf(self, key: bytes, tried: Container[bytes], barred: bytes | None) -> Contact | None:
         leaves = self._neighbours.leaves
         near = leaves if leaves.whole else [known.contact for known in self._neighbours.all]
-        best = nearest(key, [self._own, *(contact for contact in near if self._may_be_root(contact, tried))])
+        some = [contact for contact in near if contact.guid != barred and self._may_be_root(contact, tried)]
+        best = nearest(key, [self._own, *some])
         return None if best is self._own else best
 
     def _may_be_root(self, leaf: Contact, tried: Container[bytes]) -> bool:
@@ -70,7 +72,8 @@ class Routing:
     ) -> list[Effect] | None:
         """Send a cargo on its next hop, or through `first`. None when this node is its root; it is dropped where no way
         is left, as when all neighbours are silent for a moment: the root lies beyond them."""
-        to = first or self.next_hop(cargo.key, tried)
+        joins = cargo.origin.guid if isinstance(cargo.cargo, Join) else None  # perhaps known, from before it stopped
+        to = first or self.next_hop(cargo.key, tried, joins)
         if to is None and self._neighbours.leaves.covers(cargo.key):
             return None
         if to is None or cargo.hops >= MAX_HOPS or len(tried) >= TRIES:

@@ -37,7 +37,7 @@ from pond.protocol import (
 )
 from pond.servers import Listed
 from tapestry.guid import distance
-from tapestry.messages import Contact, Find, Forward, LeafNews, Probe, Row, decode, encode
+from tapestry.messages import Contact, Find, Forward, Join, LeafNews, Probe, Row, decode, encode
 from tapestry.pointers import node_guid
 
 ONE_WAY_SECONDS = 0.002
@@ -367,3 +367,18 @@ def test_the_clock_goes_on_when_the_wall_clock_is_set_back() -> None:
         steady[0] += steady_step
         seen.append(clock())
     assert seen == [1001.0, 1001.5, 1002.0, 4102.0, 4102.0, 4102.0]
+
+
+def test_who_was_started_again_is_let_in_though_others_suspect_it(world: World, overlay: list[Overlay]) -> None:
+    """They know it, as nobody has given it up yet, and it lets nothing through before it is a member again."""
+    world.stop(6)
+    gone = world.listed[6].guid
+    for node in world.nodes.values():
+        known = node._core.neighbours.get(gone)
+        assert known is not None
+        known.misses = 1
+    world.sent.clear()
+    again = world.start(6)
+    world.run(lambda: again.joined, 3)
+    carried = [message for _, to, message in world.sent if to == gone and isinstance(message, Forward)]
+    assert not [message for message in carried if isinstance(message.cargo, Join)]
