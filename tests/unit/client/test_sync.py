@@ -88,9 +88,12 @@ def test_ctrl_c_cancels_what_is_waited_for(face, write):
         cluster.ask = ask
         signal.pthread_kill(main, signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    def wait() -> None:
         cluster.ask = interrupt  # in here: what is still being asked of servers may be what interrupts
         notes.write(b"x") if write else notes.read()
+
+    with pytest.raises(KeyboardInterrupt):
+        wait()
     assert notes.write(b"y").size == 1
     assert notes.read() == b"y"
 
