@@ -64,12 +64,12 @@ from tapestry.messages import (
 )
 from tapestry.node import Node
 
-TRY_SECONDS = 0.5
+TRY_SECONDS = 0.15
 TRY_GROWTH = 1.3
 LONGEST_TRY_SECONDS = 4.0
 """Another server is asked to let this node in after so long, and longer each time."""
 
-FIRST_SECONDS = 1.0
+FIRST_SECONDS = 0.4
 NEXT_FIRST_SECONDS = 8.0
 """When no member answers, the first server of the cluster file begins the overlay after FIRST_SECONDS, the next one
 after NEXT_FIRST_SECONDS, each further one so much later again."""

@@ -198,7 +198,7 @@ def test_overlays_that_began_apart_become_one(world: World) -> None:
     half = {server.guid for server in world.listed[:4]}
     world.cut = lambda one, other: (one in half) != (other in half)
     nodes = [world.start(number) for number in range(8)]
-    world.run(lambda: all_joined(world))
+    world.run(lambda: all_joined(world) and all(node.neighbours == 3 for node in nodes))
     roots = {node.rank: world.root(node, KEYS[0]) for node in nodes}
     assert len(set(roots.values())) == 2
     world.cut = lambda one, other: False
