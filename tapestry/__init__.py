@@ -1,1 +1,1 @@
-"""Where things are: GUIDs today; prefix routing, object location and churn come with the overlay."""
+"""Where things are: GUIDs, prefix routing, publishing and locating objects, while nodes come and go. `node` is the way in."""
