@@ -1,1 +1,1 @@
-"""Where things are: GUIDs, prefix routing, publishing and locating objects, while nodes come and go. `node` is the way in."""
+"""Where things are: GUIDs, prefix routing, publishing and locating objects, while nodes come and go (`node`)."""
