@@ -61,10 +61,6 @@ class LeafSet:
         if at < len(side) and side[at][1].guid == guid:
             del side[at]
 
-    def adjacent(self) -> list[Contact]:
-        """The nearest node of each side."""
-        return [side[0][1] for side in self._sides if side]
-
     def covers(self, key: bytes) -> bool:
         """Whether the key lies between nodes of this set, so that its root is one of them or this node; beyond the last
         of a side that is not full, nobody is known."""
