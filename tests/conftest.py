@@ -1,4 +1,5 @@
-"""What every test shares: settings of hypothesis, and `--rewrite` for what is generated and then read by a person."""
+"""What every test shares: settings of hypothesis, `--rewrite` for what is generated and then read by a person, and how
+often real servers are killed."""
 
 import hypothesis
 import pytest
@@ -9,8 +10,11 @@ hypothesis.settings.load_profile("pond")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--rewrite` writes golden files and reference pages anew."""
+    """`--rewrite` writes golden files and reference pages anew; `--rounds` kills real servers oftener."""
     parser.addoption("--rewrite", action="store_true", help="write golden files and reference pages anew")
+    parser.addoption(
+        "--rounds", type=int, default=15, metavar="N", help="rounds of kill -9 in tests/process/test_faults.py"
+    )
 
 
 @pytest.fixture

@@ -52,18 +52,19 @@ def kill(directory: Path, names: tuple[str, ...]) -> float:
     return moment
 
 
-def test_fifty_rounds_of_kills_lose_nothing(layout):
+def test_rounds_of_kills_lose_nothing(layout, request):
+    """Fifty of them with `--rounds 50`."""
     draw = random.Random(50)
 
     def hurt(load: Workload) -> None:
-        for _ in range(50):
+        for _ in range(request.config.getoption("--rounds")):
             victims = tuple(draw.sample(NAMES, draw.choice((1, 1, 1, 1, 2, 2, 4))))
             kill(layout.directory, victims)
             load.go_on(draw.random() / 2)
             launch.restart(layout.directory, victims)
             load.wait_for_commits(WRITERS, RESUMES_SECONDS)
 
-    judged = under_load(layout, "fifty rounds", hurt)
+    judged = under_load(layout, "rounds of kills", hurt)
     assert judged.faultless, judged
 
 
