@@ -23,6 +23,8 @@ class LeafSet:
         self._own = own
         self._sides: tuple[list[tuple[int, Contact]], list[tuple[int, Contact]]] = ([], [])
         """Clockwise and against it: (places away, node), in order."""
+        self.changes = 0
+        """How often a node has come or gone."""
 
     def __len__(self) -> int:
         return len(self._sides[0]) + len(self._sides[1])
@@ -50,6 +52,7 @@ class LeafSet:
 
     def add(self, contact: Contact) -> Contact | None:
         """Take in a node that `wants` has approved of. Returns the one that it pushes out."""
+        self.changes += 1
         side, away = self._place(contact.guid)
         side.insert(bisect_left(side, away, key=_away), (away, contact))
         return side.pop()[1] if len(side) > SIDE else None
@@ -60,6 +63,7 @@ class LeafSet:
         at = bisect_left(side, away, key=_away)
         if at < len(side) and side[at][1].guid == guid:
             del side[at]
+            self.changes += 1
 
     def covers(self, key: bytes) -> bool:
         """Whether the key lies between nodes of this set, so that its root is one of them or this node; beyond the last

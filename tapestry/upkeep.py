@@ -1,7 +1,8 @@
 """Keeping the tables right while nodes come and go: periodically, slower when messages are lost, and never in answer to
 a failure (Bamboo, USENIX 2004, sections 3.2 and 4.1).
 
-Recovery that reacts to each failure sends most when the network can take least. It is here too, to compare with.
+Recovery that reacts to each change sends most when the network can take least. It is here too, to compare with: leaf
+sets go to all leaves when a node has come or gone, by the same two messages, and at no other time.
 """
 
 from random import Random
@@ -58,7 +59,7 @@ class Upkeep:
     def start(self) -> list[Effect]:
         """Set all timers, each at some moment of its period: nodes that begin together do not go on together."""
         periods = (
-            (Timer("leaves"), LEAVES_SECONDS),
+            *([] if self._reactive else [(Timer("leaves"), LEAVES_SECONDS)]),
             (Timer("table"), TABLE_SECONDS),
             (Timer("silent"), PROBE_SECONDS),
             (Timer("lost"), LOST_AGAIN_SECONDS),
@@ -116,7 +117,7 @@ class Upkeep:
         return effects
 
     def leaves_changed(self, now: float) -> list[Effect]:
-        """A leaf came or went. Reactive recovery tells all of them at once; periodic recovery waits for its time."""
+        """A leaf came or went. Reactive recovery shows all of them the new set; periodic recovery waits for its time."""
         if not self._reactive:
             return []
         return [effect for leaf in self._neighbours.leaves for effect in self.compare(leaf, now)]

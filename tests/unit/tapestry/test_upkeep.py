@@ -200,6 +200,11 @@ def test_periodic_recovery_does_nothing_about_a_change_and_reactive_tells_all_le
     assert all(isinstance(message, Leaves) for _, message in sent)
 
 
+def test_reactive_recovery_compares_leaf_sets_at_no_other_time():
+    effects = Keeper(recovery="reactive").upkeep.start()
+    assert {effect.timer.kind for effect in effects if isinstance(effect, SetTimer)} == set(PERIODS) - {"leaves"}
+
+
 def test_who_says_farewell_is_forgotten_and_its_leaves_are_asked():
     keeper = Keeper(*LEAVES)
     keeper.neighbours.forget(LEAVES[5].guid, 0.0)
