@@ -117,7 +117,7 @@ class Upkeep:
         return effects
 
     def leaves_changed(self, now: float) -> list[Effect]:
-        """A leaf came or went. Reactive recovery shows all of them the new set; periodic recovery waits for its time."""
+        """A leaf came or went. Reactive recovery shows all of them the set; periodic recovery waits for its time."""
         if not self._reactive:
             return []
         return [effect for leaf in self._neighbours.leaves for effect in self.compare(leaf, now)]
