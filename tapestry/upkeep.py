@@ -177,13 +177,14 @@ class Upkeep:
         return [Send(sender, Alive(message.id))]
 
     def _probe_silent(self, now: float) -> list[Effect]:
-        table, leaves = self._neighbours.table, self._neighbours.leaves
-        guids = {contact.guid for contact in (*table.primaries(), *leaves)}
-        watched = [known for known in self._neighbours.all if not known.probed and known.contact.guid in guids]
-        longest = min(watched, key=lambda known: (known.heard, known.contact.guid), default=None)
-        if longest is None or now - longest.heard < SILENT_SECONDS:
-            return []
-        return self.probe(longest.contact, now)
+        leaves, primaries = self._neighbours.leaves.guids, self._neighbours.table.primaries
+        for known in self._neighbours.all:
+            if now - known.heard < SILENT_SECONDS:
+                break
+            guid = known.contact.guid
+            if (guid in primaries or guid in leaves) and not known.probed:  # who stands behind others may be silent
+                return self.probe(known.contact, now)
+        return []
 
     def suspected(self, question: Question, now: float) -> list[Effect]:
         """A neighbour left a question without an answer: ask it again, one question at a time, until it is given up."""

@@ -263,9 +263,9 @@ def test_a_question_is_answered():
 
 def test_who_was_silent_longest_is_asked_if_that_was_long():
     keeper = Keeper(at("8"), at("9"), at("a"))
-    keeper.neighbours.heard(at("8"), 3.0)
     keeper.neighbours.heard(at("9"), 1.0)
     keeper.neighbours.heard(at("a"), 2.0)
+    keeper.neighbours.heard(at("8"), 3.0)
     assert keeper.fire("silent", 1.0 + SILENT_SECONDS - 0.1) == []
     assert asked(keeper.fire("silent", 1.0 + SILENT_SECONDS)) == [at("9")]
 
