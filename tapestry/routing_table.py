@@ -46,6 +46,11 @@ class RoutingTable:
         """Nodes that share one digit more with the key than this one does, nearest first."""
         return [contact for _, contact in self._slots.get(self._place(key), ())]
 
+    def seconds_to(self, guid: bytes) -> float:
+        """Round trip of the first node of the slot that this one belongs into; 0 when the slot is empty."""
+        slot = self._slots.get(self._place(guid))
+        return slot[0][0] if slot else 0.0
+
     def wants(self, guid: bytes) -> bool:
         """Whether there is room for the node, which is not here."""
         return len(self._slots.get(self._place(guid), ())) < SLOT and guid not in self

@@ -29,10 +29,17 @@ LEAVES_SECONDS = 2.0
 """Leaf sets are compared with one random leaf so often: each is met every 16 s, whoever begins."""
 
 TABLE_SECONDS = 10.0
-"""So often another node's row is looked through for nodes that are nearer than ours."""
+"""So often another node's row is looked through for nodes that are nearer than ours. A new member begins with"""
+FIRST_TABLE_SECONDS = 1.0
+"""and waits for a quarter longer each time, as its table holds whoever came first."""
+TABLE_GROWTH = 1.25
 
-SAMPLED = 3
-"""Nodes of such a row that are asked how near they are."""
+ROWS = 4
+"""Nodes of a row of which the nearest is asked: whoever is near to it is near to us. Always the same one would always
+say the same."""
+
+SAMPLED = 5
+"""Nodes of another's row that are asked how near they are: those in place of whom ours are furthest away."""
 
 PROBE_SECONDS = 0.4
 """So often the neighbour that was silent for longest is asked if it is there, if that was for more than"""
@@ -53,6 +60,7 @@ class Upkeep:
         self._questions = questions
         self._choices = choices
         self._reactive = recovery == "reactive"
+        self._table_seconds = FIRST_TABLE_SECONDS
         self._loss = 0.0
         """Share of recent questions that went without an answer."""
 
@@ -60,7 +68,7 @@ class Upkeep:
         """Set all timers, each at some moment of its period: nodes that begin together do not go on together."""
         periods = (
             *([] if self._reactive else [(Timer("leaves"), LEAVES_SECONDS)]),
-            (Timer("table"), TABLE_SECONDS),
+            (Timer("table"), FIRST_TABLE_SECONDS),
             (Timer("silent"), PROBE_SECONDS),
             (Timer("lost"), LOST_AGAIN_SECONDS),
         )
@@ -76,7 +84,8 @@ class Upkeep:
             case "leaves":
                 return [*self._compare_leaves(now), self._again(timer, LEAVES_SECONDS)]
             case "table":
-                return [*self._look_through_row(now), self._again(timer, TABLE_SECONDS)]
+                self._table_seconds = min(self._table_seconds * TABLE_GROWTH, TABLE_SECONDS)
+                return [*self._look_through_row(now), self._again(timer, self._table_seconds)]
             case "silent":
                 return [*self._probe_silent(now), self._again(timer, PROBE_SECONDS)]
             case "lost":
@@ -131,11 +140,13 @@ class Upkeep:
 
     def _look_through_row(self, now: float) -> list[Effect]:
         """Row r of a node in our row r holds nodes that fit into ours (Tapestry, JSAC 2004, III-C)."""
-        rows = self._neighbours.table.rows()
+        table = self._neighbours.table
+        rows = [(row, table.row(row)) for row in table.rows()]
         if not rows:
             return []
-        row = self._choices.choice(rows)
-        return self.get_row(self._choices.choice(self._neighbours.table.row(row)), row, now)
+        [(row, contacts)] = self._choices.choices(rows, [len(contacts) for _, contacts in rows])
+        some = self._choices.sample(contacts, min(ROWS, len(contacts)))
+        return self.get_row(min(some, key=lambda contact: table.seconds_to(contact.guid)), row, now)
 
     def get_row(self, contact: Contact, row: int, now: float) -> list[Effect]:
         """Ask a node for a row of its table."""
@@ -149,7 +160,8 @@ class Upkeep:
         """A row of another's table: those that have no place yet with us, and a few that may be nearer than who has."""
         effects = self.consider(message.contacts, now)
         others = [contact for contact in message.contacts if self._is_stranger(contact, now)]
-        for contact in self._choices.sample(others, min(SAMPLED, len(others))):
+        others.sort(key=lambda contact: -self._neighbours.table.seconds_to(contact.guid))
+        for contact in others[:SAMPLED]:
             effects += self.probe(contact, now)
         return effects
 
