@@ -587,5 +587,7 @@ class OverlayMeasured(Answer, frozen=True, kw_only=True):
     """Hash over the source of the overlays and of the simulator."""
     seconds: float
     """That this took; runs that were kept from before are not in it."""
+    floor: dict[str, float]
+    """By number of nodes, the stretch of ways over tables that hold the nearest of all nodes, on idle links."""
     results: list[SimulatedChurn]
     beside: list[ChurnBeside]

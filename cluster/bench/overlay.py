@@ -11,6 +11,7 @@ from time import monotonic
 from cluster.answers import ChurnBeside, OverlayMeasured
 from cluster.bench import overlay_runs
 from cluster.bench.figures import three_digits
+from cluster.bench.overlay_floor import perfect_stretch
 from cluster.sim.churn.answers import SimulatedChurn
 from cluster.sim.churn.report import percent
 from cluster.sim.churn.run import Plan
@@ -89,6 +90,7 @@ def overlay(
     return OverlayMeasured(
         code=overlay_runs.code(),
         seconds=round(monotonic() - began, 3),
+        floor={str(nodes): round(perfect_stretch(nodes), 3) for nodes in sorted({plan.nodes for plan in plans})},
         results=results,
         beside=list(PUBLISHED),
     )
@@ -115,7 +117,7 @@ def in_words(measured: OverlayMeasured) -> str:
         columns = ("OF", "KILLED", "BEFORE", "WORST SECOND", "FROM 10 S ON")
         wanted = ("target", "-", "-", *map(percent, WANTED_AFTER_KILLING))
         lines += [table([columns, *rows, wanted], right=range(1, 5)), ""]
-    lines += [*_growth(churned), f"Code {measured.code}; {measured.seconds:.0f} s."]
+    lines += [*_growth(churned), *_floor(measured.floor), f"Code {measured.code}; {measured.seconds:.0f} s."]
     return "\n".join(lines)
 
 
@@ -164,3 +166,8 @@ def _growth(churned: Iterable[SimulatedChurn]) -> Iterable[str]:
                 times = answer.bytes_per_node_s / small.bytes_per_node_s
                 which = f"{of(answer)}, {duration(answer.median_session_s)}"
                 yield f"{which}: {nodes} nodes send {times:.2f} times the bytes of {least} (target {WANTED_GROWTH})."
+
+
+def _floor(floor: dict[str, float]) -> Iterable[str]:
+    for nodes, stretch in floor.items():
+        yield f"Floor of stretch, over tables that hold the nearest of {nodes} nodes: {stretch:.2f}."

@@ -12,6 +12,7 @@ import pytest
 from cluster.answers import OverlayMeasured
 from cluster.bench import overlay, overlay_runs
 from cluster.bench.cli import bench
+from cluster.bench.overlay_floor import perfect_stretch
 from cluster.sim.churn.report import percent
 from cluster.sim.churn.run import Plan
 
@@ -93,6 +94,7 @@ def test_tables_show_targets_and_what_was_published_beside_what_was_measured(kep
     rows = [line.split() for line in text.splitlines()]
     assert [row[3] for row in rows if row[:2] == ["1000", "1.4m"]] == ["Chord", "target", "Bamboo"]
     assert f"{large.bytes_per_node_s / small.bytes_per_node_s:.2f} times the bytes of 1000 (target 1.35)" in text
+    assert f"the nearest of 12 nodes: {measured.floor['12']:.2f}" in text
     assert killed.killed is not None
     after = next(row for row in rows if row[:2] == ["Chord", f"{killed.killed.nodes}"])
     assert after[2:5] == ["-", *percent(killed.killed.worst_second).split()]
@@ -117,7 +119,7 @@ def test_the_command_answers_in_json_and_draws_what_there_is(kept, tmp_path, mon
 
 def test_the_command_draws_nothing_without_matplotlib_and_says_so_before_it_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    nothing = OverlayMeasured(code="", seconds=0.0, results=[], beside=[])
+    nothing = OverlayMeasured(code="", seconds=0.0, floor={}, results=[], beside=[])
     monkeypatch.setattr(overlay, "overlay", lambda where, jobs, say: say("running") or nothing)
     done = click.testing.CliRunner().invoke(bench, ["overlay", "--directory", str(tmp_path)])
     assert done.exit_code == 0
@@ -134,3 +136,8 @@ def test_a_bench_of_all_plans_has_each_once_and_the_same_sessions_for_all_that_a
     alike = {tuple((plan.median_session_seconds, plan.seconds) for plan in plans) for plans in of.values()}
     assert len(alike) == 1
     assert [session for session, _ in alike.pop()] == list(overlay.SESSIONS)
+
+
+def test_the_floor_of_stretch_is_one_packet_where_all_are_leaves_and_grows_with_hops():
+    assert 1.0 < perfect_stretch(10) < 1.06
+    assert 1.2 < perfect_stretch(100) < perfect_stretch(1000) < 1.8
