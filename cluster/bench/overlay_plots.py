@@ -17,6 +17,9 @@ COLOURS = {"Tapestry, periodic": 0, "Tapestry, reactive": 1, "Chord": 2}
 LEAF_SETS = ("Leaves", "LeafNews")
 """Messages by which leaf sets are compared."""
 
+LEAST_PERCENT = 0.001
+"""That is drawn: below one lookup of all, on an axis that has no zero."""
+
 SHOWN_BEFORE, SHOWN_AFTER = 15, 45
 """Seconds around a massive failure."""
 
@@ -39,11 +42,11 @@ def draw(measured: OverlayMeasured, directory: Path) -> None:
 def _against_sessions(measured: OverlayMeasured, answers: Sequence[SimulatedChurn], file: Path) -> None:
     figure = plots.new_figure(13.0, 4.6, f"{answers[0].nodes} nodes that come and go")
     failed, latency, sent = figure.subplots(1, 3)
-    plots.labels(failed, "Lookups without the right root", "median session (minutes)", "%")
+    plots.labels(failed, "Lookups without the right root (none: at the bottom)", "median session (minutes)", "%")
     plots.labels(latency, "Latency: mean, and 95 % (dashed)", "median session (minutes)", "ms")
     plots.labels(sent, "Sent by a node", "median session (minutes)", "bytes a second")
     panels: tuple[tuple[Axes, str, Callable[[SimulatedChurn], float]], ...] = (
-        (failed, "-", lambda each: max(100 * (1 - (each.completed or 0.0) * (each.consistent or 0.0)), 0.001)),
+        (failed, "-", lambda each: max(100 * (1 - (each.completed or 0.0) * (each.consistent or 0.0)), LEAST_PERCENT)),
         (latency, "-", lambda each: 1000 * (each.mean_s or 0.0)),
         (latency, "--", lambda each: 1000 * (each.p95_s or 0.0)),
         (sent, "-", lambda each: each.bytes_per_node_s),
@@ -63,12 +66,14 @@ def _against_sessions(measured: OverlayMeasured, answers: Sequence[SimulatedChur
         published = [each for each in measured.beside if each.of == name]
         minutes = [each.median_session_s / 60 for each in published]
         style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 9}
-        wrong = [max(100 * (1 - each.completed * each.consistent), 0.001) for each in published]
+        wrong = [max(100 * (1 - each.completed * each.consistent), LEAST_PERCENT) for each in published]
         failed.plot(minutes, wrong, label=name, **style)
         latency.plot(minutes, [1000 * each.mean_s for each in published], **style)
         sent.plot(minutes, [each.bytes_per_node_s for each in published], **style)
+    minutes = sorted({(answer.median_session_s or 0.0) / 60 for answer in answers})
     for axes in (failed, latency, sent):
-        plots.logarithmic(axes, "x", (1.0, 2.0, 5.0))
+        plots.logarithmic(axes, "x", (1.0,))
+        axes.set_xticks(minutes, [f"{each:g}" for each in minutes])
         plots.logarithmic(axes, "y", (1.0,) if axes is failed else (1.0, 2.0, 5.0))
     figure.legend(*failed.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
     figure.savefig(file, dpi=plots.DOTS_PER_INCH)
@@ -119,7 +124,7 @@ def _killed(answers: Sequence[SimulatedChurn], file: Path) -> None:
     success.set_ylim(min(94.0, worst - 1), 100.5)
     for axes in (success, latency, sent):
         axes.axvline(0, color=plots.GREY, linestyle="--")
-        axes.legend(fontsize=8, loc="lower right" if axes is success else "upper right", frameon=False)
+        axes.legend(fontsize=8, loc="center right" if axes is success else "upper right", frameon=False)
     for axes in (latency, sent):
         axes.set_ylim(bottom=0)
     figure.savefig(file, dpi=plots.DOTS_PER_INCH)
