@@ -31,7 +31,7 @@ test: lint              ## lint, and every test
 bench: .venv/.ready     ## how long a write takes, beside the floor of disk and network
 	$(bin)/pond bench write-latency
 
-bench-overlay: .venv/.ready     ## overlays under churn beside targets, Bamboo and Chord; hours, and goes on where it was stopped
+bench-overlay: .venv/.ready     ## overlays under churn beside targets, Bamboo and Chord; it goes on where it was stopped
 	$(bin)/pond bench overlay
 
 sim: .venv/.ready       ## ten thousand simulated rings; a seed that fails can be replayed

@@ -25,10 +25,10 @@ from cluster.sim.churn.words import duration
 TELL_SECONDS = 60.0
 """So often it is said how far the runs are, when none has come to its end."""
 
-EVENTS = {"periodic": 15.0, "reactive": 28.0, "chord": 12.0}
+EVENTS = {"periodic": 15.0, "reactive": 31.0, "chord": 12.0}
 """Of one node in a second, at sessions of some minutes."""
-EVENT_SECONDS = {"periodic": 18e-6, "reactive": 18e-6, "chord": 6e-6}
-"""Of a processor, where docs/benchmarks.md was measured, with nothing beside it."""
+EVENT_SECONDS = {"periodic": 33e-6, "reactive": 31e-6, "chord": 13e-6}
+"""Of a processor, where docs/benchmarks.md was measured."""
 
 UNSEEN = ("cli.py", "plots.py")
 """Modules of a run that only ask and draw."""
@@ -92,7 +92,7 @@ def results(plans: Sequence[Plan], directory: Path, jobs: int, say: Say) -> list
         total, at_once = sum(map(expected_seconds, left)), min(jobs, os.cpu_count() or 1)
         say(
             f"{len(left)} of {len(plans)} runs are left: {_about(total)} of processor time,"
-            f" {_about(max(total / at_once, expected_seconds(left[0])))} on {at_once} cores with nothing else to do"
+            f" {_about(max(total / at_once, expected_seconds(left[0])))} with {at_once} at a time"
         )
     for plan, answer in _run(left, jobs, say):
         _keep(answer, directory / f"{name(plan)}.json", now)
