@@ -2,12 +2,12 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lint test-fast test bench sim mutants lock clean
+.PHONY: help setup demo lint test-fast test bench bench-overlay sim mutants lock clean
 
 bin := .venv/bin
 
 help:                   ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '  make %-13s %s\n' "$$target" "$$text"; done
 
 setup: .venv/.ready     ## make .venv with the locked tools and this project in it
 	@echo "Ready: $(bin)/pond"
@@ -30,6 +30,9 @@ test: lint              ## lint, and every test
 
 bench: .venv/.ready     ## how long a write takes, beside the floor of disk and network
 	$(bin)/pond bench write-latency
+
+bench-overlay: .venv/.ready     ## overlays under churn beside targets, Bamboo and Chord; it goes on where it was stopped
+	$(bin)/pond bench overlay
 
 sim: .venv/.ready       ## ten thousand simulated rings; a seed that fails can be replayed
 	$(bin)/pond sim ring --seeds 1..10000 --jobs 2

@@ -1,5 +1,6 @@
 """Every answer that `--json` prints for the commands on a local cluster, each once: scripts rely on these keys."""
 
+from cluster.sim.churn.answers import SimulatedChurn
 from pond.cli.answers import Answer
 
 
@@ -562,3 +563,31 @@ class Endurance(Answer, frozen=True, kw_only=True):
     """Batches in the log of each server at the end."""
     log_limit: int
     """How many that may be."""
+
+
+class ChurnBeside(Answer, frozen=True, kw_only=True):
+    """What is wanted of an overlay under churn, or was published of one."""
+
+    of: str
+    """`target`, `Bamboo 2004` or `Chord 2004`."""
+    nodes: int
+    median_session_s: float
+    joined: float
+    completed: float
+    consistent: float
+    mean_s: float
+    p95_s: float | None
+    bytes_per_node_s: float
+
+
+class OverlayMeasured(Answer, frozen=True, kw_only=True):
+    """`bench overlay`."""
+
+    code: str
+    """Hash over the source of the overlays and of the simulator."""
+    seconds: float
+    """That this took; runs that were kept from before are not in it."""
+    floor: dict[str, float]
+    """By number of nodes, the stretch of ways over tables that hold the nearest of all nodes, on idle links."""
+    results: list[SimulatedChurn]
+    beside: list[ChurnBeside]

@@ -66,6 +66,9 @@ class Neighbours:
         self.lost: dict[bytes, tuple[Contact, float]] = {}
         """Nodes given up, and when."""
         self._known: dict[bytes, Neighbour] = {}
+        """Who was heard from last comes last."""
+        self.suspects: set[bytes] = set()
+        """Those that left the last question without an answer."""
         self._typical = Neighbour(own, 0.0)
         """Round trips of all: what to expect of a node that was never asked."""
 
@@ -81,18 +84,12 @@ class Neighbours:
 
     @property
     def all(self) -> Iterable[Neighbour]:
-        """Every node that is known."""
+        """Every node that is known; first who has been silent for longest."""
         return self._known.values()
 
     def suspect(self, guid: bytes) -> bool:
         """Whether it left the last question without an answer."""
-        known = self._known.get(guid)
-        return known is not None and known.misses > 0
-
-    @property
-    def suspects(self) -> set[bytes]:
-        """All that did."""
-        return {guid for guid, known in self._known.items() if known.misses}
+        return guid in self.suspects
 
     def wanted(self, contact: Contact, now: float) -> bool:
         """Whether to ask a node that others speak of if it is there: it has a place here, and was not given up."""
@@ -113,6 +110,8 @@ class Neighbours:
             self._drop(known)
         elif known is not None:
             known.heard, known.misses, known.probed = now, 0, 0
+            self.suspects.discard(contact.guid)
+            self._known[contact.guid] = self._known.pop(contact.guid)
             if self.leaves.wants(contact.guid):  # since a leaf before it has gone
                 self._tidy(self.leaves.add(known.contact))
             return False
@@ -143,6 +142,7 @@ class Neighbours:
     def _tidy(self, pushed_out: Contact | None) -> None:
         if pushed_out is not None and pushed_out.guid not in self.leaves and pushed_out.guid not in self.table:
             self._known.pop(pushed_out.guid, None)
+            self.suspects.discard(pushed_out.guid)
 
     def missed(self, guid: bytes, sent: float, now: float) -> bool:
         """It left a question without an answer. Whether it has been given up for that.
@@ -154,6 +154,7 @@ class Neighbours:
             return False
         known.misses += 1
         known.missed = now
+        self.suspects.add(guid)
         if known.misses < MISSES:
             return False
         self.forget(guid, now)
@@ -171,6 +172,7 @@ class Neighbours:
 
     def _drop(self, known: Neighbour) -> None:
         del self._known[known.contact.guid]
+        self.suspects.discard(known.contact.guid)
         self.leaves.remove(known.contact.guid)
         self.table.remove(known.contact.guid)
 

@@ -87,7 +87,7 @@ class Node:
 
     def step(self, event: Event) -> list[Effect]:
         """What to do about one event."""
-        leaves = len(self.neighbours.leaves)
+        changes = self.neighbours.leaves.changes
         match event:
             case Received(sender, message, now):
                 effects = self._on_received(sender, message, now)
@@ -116,7 +116,7 @@ class Node:
             case Leave():
                 leaving = Leaving(tuple(self.neighbours.leaves)[:MAX_CONTACTS])
                 return [Send(leaf, leaving) for leaf in self.neighbours.leaves]
-        if len(self.neighbours.leaves) != leaves and self.member:
+        if self.neighbours.leaves.changes != changes and self.member:
             effects += self._upkeep.leaves_changed(event.now)
         return effects
 

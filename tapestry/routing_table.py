@@ -19,6 +19,8 @@ class RoutingTable:
     def __init__(self, own: bytes) -> None:
         self._own = own
         self._slots: dict[tuple[int, int], list[tuple[float, Contact]]] = {}
+        self.primaries: set[bytes] = set()
+        """The first node of each slot."""
 
     def _place(self, guid: bytes) -> tuple[int, int]:
         row = shared_digits(self._own, guid)
@@ -32,10 +34,6 @@ class RoutingTable:
             for _, contact in slot:
                 yield contact
 
-    def primaries(self) -> list[Contact]:
-        """The first node of each slot."""
-        return [slot[0][1] for slot in self._slots.values()]
-
     def rows(self) -> list[int]:
         """Rows that hold something, in order."""
         return sorted({row for row, _ in self._slots})
@@ -48,6 +46,11 @@ class RoutingTable:
         """Nodes that share one digit more with the key than this one does, nearest first."""
         return [contact for _, contact in self._slots.get(self._place(key), ())]
 
+    def seconds_to(self, guid: bytes) -> float:
+        """Round trip of the first node of the slot that this one belongs into; 0 when the slot is empty."""
+        slot = self._slots.get(self._place(guid))
+        return slot[0][0] if slot else 0.0
+
     def wants(self, guid: bytes) -> bool:
         """Whether there is room for the node, which is not here."""
         return len(self._slots.get(self._place(guid), ())) < SLOT and guid not in self
@@ -55,17 +58,30 @@ class RoutingTable:
     def put(self, contact: Contact, rtt_seconds: float) -> Contact | None:
         """Take in a node, or sort it in anew by this round trip. Returns the one that it pushes out: maybe itself."""
         place = self._place(contact.guid)
-        slot = [entry for entry in self._slots.get(place, ()) if entry[1].guid != contact.guid]
+        before = self._slots.get(place, [])
+        slot = [entry for entry in before if entry[1].guid != contact.guid]
         slot.append((rtt_seconds, contact))
-        slot.sort(key=lambda entry: entry[0])
-        self._slots[place] = slot[:SLOT]
+        slot.sort(key=_rtt_seconds)
+        self._put_slot(place, before, slot[:SLOT])
         return slot[SLOT][1] if len(slot) > SLOT else None
 
     def remove(self, guid: bytes) -> None:
         """The node is gone."""
         place = self._place(guid)
-        slot = [entry for entry in self._slots.get(place, ()) if entry[1].guid != guid]
+        before = self._slots.get(place, [])
+        self._put_slot(place, before, [entry for entry in before if entry[1].guid != guid])
+
+    def _put_slot(
+        self, place: tuple[int, int], before: list[tuple[float, Contact]], slot: list[tuple[float, Contact]]
+    ) -> None:
+        if before:
+            self.primaries.discard(before[0][1].guid)
         if slot:
+            self.primaries.add(slot[0][1].guid)
             self._slots[place] = slot
         else:
             self._slots.pop(place, None)
+
+
+def _rtt_seconds(entry: tuple[float, Contact]) -> float:
+    return entry[0]

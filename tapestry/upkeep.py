@@ -1,7 +1,8 @@
 """Keeping the tables right while nodes come and go: periodically, slower when messages are lost, and never in answer to
 a failure (Bamboo, USENIX 2004, sections 3.2 and 4.1).
 
-Recovery that reacts to each failure sends most when the network can take least. It is here too, to compare with.
+Recovery that reacts to each change sends most when the network can take least. It is here too, to compare with: leaf
+sets go to all leaves when a node has come or gone, by the same two messages, and at no other time.
 """
 
 from random import Random
@@ -28,10 +29,17 @@ LEAVES_SECONDS = 2.0
 """Leaf sets are compared with one random leaf so often: each is met every 16 s, whoever begins."""
 
 TABLE_SECONDS = 10.0
-"""So often another node's row is looked through for nodes that are nearer than ours."""
+"""So often another node's row is looked through for nodes that are nearer than ours. A new member begins with"""
+FIRST_TABLE_SECONDS = 1.0
+"""and waits for a quarter longer each time, as its table holds whoever came first."""
+TABLE_GROWTH = 1.25
 
-SAMPLED = 3
-"""Nodes of such a row that are asked how near they are."""
+ROWS = 4
+"""Nodes of a row of which the nearest is asked: whoever is near to it is near to us. Always the same one would always
+say the same."""
+
+SAMPLED = 5
+"""Nodes of another's row that are asked how near they are: those in place of whom ours are furthest away."""
 
 PROBE_SECONDS = 0.4
 """So often the neighbour that was silent for longest is asked if it is there, if that was for more than"""
@@ -52,14 +60,15 @@ class Upkeep:
         self._questions = questions
         self._choices = choices
         self._reactive = recovery == "reactive"
+        self._table_seconds = FIRST_TABLE_SECONDS
         self._loss = 0.0
         """Share of recent questions that went without an answer."""
 
     def start(self) -> list[Effect]:
         """Set all timers, each at some moment of its period: nodes that begin together do not go on together."""
         periods = (
-            (Timer("leaves"), LEAVES_SECONDS),
-            (Timer("table"), TABLE_SECONDS),
+            *([] if self._reactive else [(Timer("leaves"), LEAVES_SECONDS)]),
+            (Timer("table"), FIRST_TABLE_SECONDS),
             (Timer("silent"), PROBE_SECONDS),
             (Timer("lost"), LOST_AGAIN_SECONDS),
         )
@@ -75,7 +84,8 @@ class Upkeep:
             case "leaves":
                 return [*self._compare_leaves(now), self._again(timer, LEAVES_SECONDS)]
             case "table":
-                return [*self._look_through_row(now), self._again(timer, TABLE_SECONDS)]
+                self._table_seconds = min(self._table_seconds * TABLE_GROWTH, TABLE_SECONDS)
+                return [*self._look_through_row(now), self._again(timer, self._table_seconds)]
             case "silent":
                 return [*self._probe_silent(now), self._again(timer, PROBE_SECONDS)]
             case "lost":
@@ -116,7 +126,7 @@ class Upkeep:
         return effects
 
     def leaves_changed(self, now: float) -> list[Effect]:
-        """A leaf came or went. Reactive recovery tells all of them at once; periodic recovery waits for its time."""
+        """A leaf came or went. Reactive recovery shows all of them the set; periodic recovery waits for its time."""
         if not self._reactive:
             return []
         return [effect for leaf in self._neighbours.leaves for effect in self.compare(leaf, now)]
@@ -130,11 +140,13 @@ class Upkeep:
 
     def _look_through_row(self, now: float) -> list[Effect]:
         """Row r of a node in our row r holds nodes that fit into ours (Tapestry, JSAC 2004, III-C)."""
-        rows = self._neighbours.table.rows()
+        table = self._neighbours.table
+        rows = [(row, table.row(row)) for row in table.rows()]
         if not rows:
             return []
-        row = self._choices.choice(rows)
-        return self.get_row(self._choices.choice(self._neighbours.table.row(row)), row, now)
+        [(row, contacts)] = self._choices.choices(rows, [len(contacts) for _, contacts in rows])
+        some = self._choices.sample(contacts, min(ROWS, len(contacts)))
+        return self.get_row(min(some, key=lambda contact: table.seconds_to(contact.guid)), row, now)
 
     def get_row(self, contact: Contact, row: int, now: float) -> list[Effect]:
         """Ask a node for a row of its table."""
@@ -148,7 +160,8 @@ class Upkeep:
         """A row of another's table: those that have no place yet with us, and a few that may be nearer than who has."""
         effects = self.consider(message.contacts, now)
         others = [contact for contact in message.contacts if self._is_stranger(contact, now)]
-        for contact in self._choices.sample(others, min(SAMPLED, len(others))):
+        others.sort(key=lambda contact: -self._neighbours.table.seconds_to(contact.guid))
+        for contact in others[:SAMPLED]:
             effects += self.probe(contact, now)
         return effects
 
@@ -176,13 +189,14 @@ class Upkeep:
         return [Send(sender, Alive(message.id))]
 
     def _probe_silent(self, now: float) -> list[Effect]:
-        table, leaves = self._neighbours.table, self._neighbours.leaves
-        guids = {contact.guid for contact in (*table.primaries(), *leaves)}
-        watched = [known for known in self._neighbours.all if not known.probed and known.contact.guid in guids]
-        longest = min(watched, key=lambda known: (known.heard, known.contact.guid), default=None)
-        if longest is None or now - longest.heard < SILENT_SECONDS:
-            return []
-        return self.probe(longest.contact, now)
+        leaves, primaries = self._neighbours.leaves.guids, self._neighbours.table.primaries
+        for known in self._neighbours.all:
+            if now - known.heard < SILENT_SECONDS:
+                break
+            guid = known.contact.guid
+            if (guid in primaries or guid in leaves) and not known.probed:  # who stands behind others may be silent
+                return self.probe(known.contact, now)
+        return []
 
     def suspected(self, question: Question, now: float) -> list[Effect]:
         """A neighbour left a question without an answer: ask it again, one question at a time, until it is given up."""

@@ -8,6 +8,7 @@ import click
 
 from pond.cli.answers import show
 from pond.cli.options import json_option
+from pond.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -274,4 +275,40 @@ def endurance(updates: int, as_json: bool) -> None:
     from cluster.bench.endurance import in_words
 
     measured = measure(updates, say=_tell)
+    show(measured, in_words(measured), as_json)
+
+
+@bench.command("overlay")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("bench-overlay"),
+    show_default=True,
+    help="Where each run's result is kept, and pictures are drawn.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Runs at a time, each in a process.")
+@json_option
+def overlay(directory: Path, jobs: int, as_json: bool) -> None:
+    """Simulated overlays under churn, beside targets, Bamboo and Chord; takes about 40 minutes on two cores.
+
+    A thousand nodes at sessions of 1.4 to 47 minutes, with periodic and with reactive recovery, and as many of Chord; a
+    fifth of them killed at once; ten thousand nodes. A result is kept as soon as its run is over: what was interrupted
+    goes on where it was when this is called again. Results of other code are not used. Three pictures are drawn, if
+    pond[plot] is there.
+    """
+    from cluster.bench import plots
+    from cluster.bench.overlay import in_words
+    from cluster.bench.overlay import overlay as measure
+
+    try:
+        plots.check(directory.absolute().parent / "overlay.png")
+        drawn = True
+    except UsageError as error:
+        _tell(f"no pictures: {error}")
+        drawn = False
+    measured = measure(directory, jobs, say=_tell)
+    if drawn:
+        from cluster.bench import overlay_plots
+
+        overlay_plots.draw(measured, directory)
     show(measured, in_words(measured), as_json)

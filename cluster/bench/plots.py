@@ -66,8 +66,8 @@ def throughput(measured: ThroughputMeasured, file: Path) -> None:
         (cost, "CPU of all servers together", "ms per update"),
     ):
         labels(axes, title, "clients", unit)
-        _logarithmic(axes, "x", (1.0,))
-        _logarithmic(axes, "y", (1.0, 2.0, 5.0))
+        logarithmic(axes, "x", (1.0,))
+        logarithmic(axes, "y", (1.0, 2.0, 5.0))
         axes.set_xticks(levels, [str(count) for count in levels], minor=False)
         axes.set_xticks([], minor=True)
     for system, (number, size) in product(systems, enumerate(sizes)):
@@ -127,7 +127,7 @@ def _bars(axes: "Axes", name: str, measured: WriteLatency) -> None:
         shown = [(place + offset, ms) for place, ms in enumerate(times) if ms]
         bars = axes.barh([place for place, _ in shown], [ms for _, ms in shown], height, color=colour, label=label)
         axes.bar_label(bars, [three_digits(ms) for _, ms in shown], padding=2, fontsize=7)
-    _logarithmic(axes, "x", (1.0,))
+    logarithmic(axes, "x", (1.0,))
     axes.set_xlim(0.05, 5000)
     axes.set_yticks(range(len(found)), [phase.phase for phase in found])
     axes.invert_yaxis()
@@ -141,7 +141,7 @@ def _bars(axes: "Axes", name: str, measured: WriteLatency) -> None:
 def distributions(axes: "Axes", title: str, curves: Sequence[Curve]) -> None:
     drawn = [curve for curve in curves if curve.quantiles_ms]
     labels(axes, title, "ms", "share that took no longer")
-    _logarithmic(axes, "x", (1.0,) if _decades(drawn) > 1.5 else (1.0, 2.0, 5.0))
+    logarithmic(axes, "x", (1.0,) if _decades(drawn) > 1.5 else (1.0, 2.0, 5.0))
     shares = [_stretched(share) for share in HUNDREDTHS]
     for curve in drawn:
         colour = COLOURS[curve.colour % len(COLOURS)]
@@ -172,7 +172,7 @@ def labels(axes: "Axes", title: str, across: str, up: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _logarithmic(axes: "Axes", which: Literal["x", "y"], marked: Sequence[float]) -> None:
+def logarithmic(axes: "Axes", which: Literal["x", "y"], marked: Sequence[float]) -> None:
     """A logarithmic axis with plain numbers at these multiples of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

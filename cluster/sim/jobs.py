@@ -54,7 +54,7 @@ def runs(plan: Plan, seeds: range, jobs: int) -> Iterator[Run]:
         yield plan.run(seeds[0])
         return
     chunks = iter([seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)])
-    with ProcessPoolExecutor(min(jobs, os.cpu_count() or 1), initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(min(jobs, os.cpu_count() or 1), initializer=begin_worker) as pool:
         try:
             under_way = deque(pool.submit(_run_some, plan, chunk) for chunk in islice(chunks, AHEAD * jobs))
             while under_way:
@@ -62,10 +62,15 @@ def runs(plan: Plan, seeds: range, jobs: int) -> Iterator[Run]:
                 under_way.extend(pool.submit(_run_some, plan, chunk) for chunk in islice(chunks, 1))
                 yield from done
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
+            abandon(pool)
             raise
+
+
+def abandon(pool: ProcessPoolExecutor) -> None:
+    """End all workers, whatever they are at."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        process.terminate()
 
 
 def _run_some(plan: Plan, seeds: range) -> list[Run]:
@@ -76,7 +81,7 @@ def _run_some(plan: Plan, seeds: range) -> list[Run]:
     return done
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """An interrupt is the parent's to answer, a worker dies of SIGTERM at once, and none outlives its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -23,6 +23,8 @@ class LookupSecond(Answer, frozen=True, kw_only=True):
     completed: float | None
     mean_s: float | None
     p95_s: float | None
+    bytes: int
+    """That all nodes sent in this second, with headers."""
 
 
 class KilledNodes(Answer, frozen=True, kw_only=True):
@@ -68,6 +70,9 @@ class SimulatedChurn(Answer, frozen=True, kw_only=True):
 
     replay: str
     overlay: str
+    recovery: str
+    """Of tapestry: `periodic` or `reactive`."""
+    seed: int
     nodes: int
     median_session_s: float | None
     """Null: no node died of old age."""

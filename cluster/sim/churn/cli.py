@@ -62,7 +62,7 @@ class Duration(click.ParamType[Any]):
     type=click.Choice(["periodic", "reactive"]),
     default="periodic",
     show_default=True,
-    help="When nodes tell their leaf sets of losses: time after time, or at once; of tapestry.",
+    help="When nodes compare their leaf sets: time after time, or whenever one has changed; of tapestry.",
 )
 @click.option(
     "--partition",

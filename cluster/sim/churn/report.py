@@ -25,6 +25,8 @@ def answer(run: Run, seconds: float) -> SimulatedChurn:
     return SimulatedChurn(
         replay=plan.replay(),
         overlay=plan.overlay,
+        recovery=plan.recovery,
+        seed=plan.seed,
         nodes=plan.nodes,
         median_session_s=plan.median_session_seconds,
         measured_s=plan.seconds,
@@ -61,8 +63,9 @@ def answer(run: Run, seconds: float) -> SimulatedChurn:
                 completed=_rounded(each.completed),
                 mean_s=_rounded(each.mean_seconds),
                 p95_s=_rounded(each.p95_seconds),
+                bytes=size,
             )
-            for each in run.seconds
+            for each, size in zip(run.seconds, run.bytes_by_second, strict=True)
         ],
         killed=_killed(run.killed) if run.killed else None,
         parted=_parted(run.parted) if run.parted else None,

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from itertools import pairwise
 from time import process_time
 from typing import NamedTuple
 
@@ -116,6 +117,8 @@ class Run(NamedTuple):
     node_seconds: float
     """Of all live nodes together, in the time measured."""
     bytes_per_node_second: float
+    bytes_by_second: list[int]
+    """Sent by all, in each second of the time measured."""
     sent: dict[str, tuple[int, int]]
     """Messages and bytes by kind, in the time measured."""
     dropped: dict[str, int]
@@ -157,6 +160,8 @@ class _Simulation:
         self._begin = START_SECONDS + SETTLE_SECONDS
         self._end = self._begin + plan.seconds
         self._killed = 0
+        self._sent_so_far: list[int] = []
+        """Bytes, at the end of each second of the time measured."""
         self._samples: list[tuple[float, Agreement]] = []
 
     def run(self) -> Run:
@@ -174,6 +179,7 @@ class _Simulation:
         lookups = self._lookups.all[first:]
         live_seconds = world.live_node_seconds() - live_before
         bytes_sent = world.links.bytes_sent - bytes_before
+        so_far = [bytes_before, *self._sent_so_far]
         sent = {
             kind.__name__: (sums[0] - before[0], sums[1] - before[1])
             for kind, sums in world.sent.items()
@@ -193,6 +199,7 @@ class _Simulation:
             join_seconds=measures.join_times(world.hosts, self._begin, self._end),
             node_seconds=live_seconds,
             bytes_per_node_second=bytes_sent / live_seconds,
+            bytes_by_second=[later - earlier for earlier, later in pairwise(so_far)][: len(rows)],
             sent=dict(sorted(sent.items())),
             dropped=dict(sorted(world.links.dropped.items())),
             rejected=dict(sorted(world.rejected.items())),
@@ -210,6 +217,8 @@ class _Simulation:
         most = self._end + measures.PATIENCE_SECONDS + (self._plan.quiet_seconds or 0.0)
         while loop.now < when:
             loop.run(min(when, loop.now + 1.0))
+            if self._begin < loop.now <= self._end:
+                self._sent_so_far.append(self._world.links.bytes_sent)
             self._progress(loop.now, most, len(self._world.live))
 
     def _run_until_answered(self, lookups: list[Lookup]) -> None:

@@ -268,3 +268,18 @@ def test_who_is_no_member_yet_is_the_root_of_nothing():
     assert node.step(Route(digits("8"), 5, 0.1)) == []
     assert hear(node, CLIENT, AskNextHop(3, digits("8"))) == []
     assert hear(node, NEAR, Found(5, 1)) == []
+
+
+# --- recovery in answer to each change -------------------------------------------------------------------------------
+
+
+def test_reactive_recovery_answers_also_the_change_that_leaves_as_many_leaves_as_before():
+    node = Node(OWN, Random(1), "reactive")
+    node.step(Started((), 0.0))
+    far = [at(f"4{digit}") for digit in "23456789"]
+    for contact in far:
+        hear(node, contact, Probe(1), 0.0)
+    assert [to for to, message in sends(hear(node, far[0], Probe(2))) if isinstance(message, Leaves)] == []
+    nearer = at("41")
+    shown = {to for to, message in sends(hear(node, nearer, Probe(1))) if isinstance(message, Leaves)}
+    assert shown == set(node.neighbours.leaves) == {nearer, *far[:-1]}

@@ -21,12 +21,15 @@ from tapestry.messages import (
 from tapestry.neighbours import LOST_SECONDS, MISSES, Neighbours
 from tapestry.questions import WAITING, Questions
 from tapestry.upkeep import (
+    FIRST_TABLE_SECONDS,
     LEAVES_SECONDS,
     LOST_AGAIN_SECONDS,
     MOST_SLOWNESS,
     PROBE_SECONDS,
+    ROWS,
     SAMPLED,
     SILENT_SECONDS,
+    TABLE_GROWTH,
     TABLE_SECONDS,
     Recovery,
     Upkeep,
@@ -38,7 +41,7 @@ OWN = at("4227")
 LEAVES = [model.contact(model.number(OWN.guid) + way * 2**200) for way in (*range(1, SIDE + 1), *range(-SIDE, 0))]
 PERIODS = {
     "leaves": LEAVES_SECONDS,
-    "table": TABLE_SECONDS,
+    "table": FIRST_TABLE_SECONDS,
     "silent": PROBE_SECONDS,
     "lost": LOST_AGAIN_SECONDS,
 }
@@ -92,15 +95,23 @@ def test_all_timers_are_set_at_some_moment_of_their_period():
         assert set(seconds) == set(PERIODS)
         assert all(0 <= when <= PERIODS[kind] for kind, when in seconds.items())
         drawn.append(seconds["table"])
-    assert max(drawn) - min(drawn) > TABLE_SECONDS / 2, "nodes that begin together do not go on together"
+    assert max(drawn) - min(drawn) > FIRST_TABLE_SECONDS / 2, "nodes that begin together do not go on together"
 
 
-@pytest.mark.parametrize("kind", PERIODS)
+@pytest.mark.parametrize("kind", sorted(PERIODS.keys() - {"table"}))
 def test_a_timer_is_set_again_for_about_its_period(kind):
     keeper = Keeper()
     drawn = [keeper.period(kind) for _ in range(50)]
     assert 0.75 * PERIODS[kind] <= min(drawn) < 0.9 * PERIODS[kind]
     assert 1.1 * PERIODS[kind] < max(drawn) <= 1.25 * PERIODS[kind]
+
+
+def test_a_new_member_looks_through_rows_more_often():
+    keeper = Keeper()
+    drawn = [keeper.period("table") for _ in range(40)]
+    assert drawn[0] <= 1.25 * TABLE_GROWTH * FIRST_TABLE_SECONDS
+    assert sum(drawn[:10]) < 5 * TABLE_SECONDS
+    assert 0.75 * TABLE_SECONDS <= min(drawn[-20:]) <= max(drawn[-20:]) <= 1.25 * TABLE_SECONDS
 
 
 def test_upkeep_slows_down_while_questions_go_unanswered_and_recovers():
@@ -200,6 +211,11 @@ def test_periodic_recovery_does_nothing_about_a_change_and_reactive_tells_all_le
     assert all(isinstance(message, Leaves) for _, message in sent)
 
 
+def test_reactive_recovery_compares_leaf_sets_at_no_other_time():
+    effects = Keeper(recovery="reactive").upkeep.start()
+    assert {effect.timer.kind for effect in effects if isinstance(effect, SetTimer)} == set(PERIODS) - {"leaves"}
+
+
 def test_who_says_farewell_is_forgotten_and_its_leaves_are_asked():
     keeper = Keeper(*LEAVES)
     keeper.neighbours.forget(LEAVES[5].guid, 0.0)
@@ -236,17 +252,32 @@ def test_nodes_of_a_row_that_have_a_place_are_all_asked():
     assert asked(sends(keeper.upkeep.on_row(Row(5, contacts), 1.0))) == list(contacts)
 
 
-def test_of_those_without_a_place_a_few_are_asked_how_near_they_are():
+def full_table() -> tuple[Keeper, list[str]]:
+    """A node whose row 0 holds three nodes for each of eleven digits, the nearer the higher the digit."""
+    keeper, taken = Keeper(*LEAVES), [f"{digit:x}" for digit in range(16) if digit not in (3, 4, 5, 12, 13)]
+    for order, digit in enumerate(taken):
+        for backup in range(3):
+            keeper.neighbours.measured(at(f"{digit}{backup}"), 0.2 - 0.01 * order, 0.0)
+    return keeper, taken
+
+
+def test_of_those_without_a_place_some_are_asked_where_ours_are_furthest_away():
     """Tapestry, III-C: neighbours are the nearest by the network; Bamboo, 4.2: found by sampling."""
-    full = [at(f"{digit:x}{backup}") for digit in range(8, 16) for backup in range(3)]
-    keeper = Keeper(*LEAVES, *full)
-    strangers = tuple(at(f"{digit:x}5") for digit in range(8, 16))
-    met = set()
-    for _ in range(40):
-        sent = asked(sends(keeper.upkeep.on_row(Row(5, (*strangers, OWN, full[0], LEAVES[0])), 1.0)))
-        assert len(set(sent)) == SAMPLED
-        met |= set(sent)
-    assert met == set(strangers)
+    keeper, taken = full_table()
+    strangers = tuple(at(f"{digit}5") for digit in taken)
+    known = (OWN, at(f"{taken[0]}0"), LEAVES[0])
+    sent = asked(sends(keeper.upkeep.on_row(Row(5, (*reversed(strangers), *known)), 1.0)))
+    assert sent == list(strangers[:SAMPLED])
+
+
+def test_of_some_of_a_row_the_nearest_is_asked_so_that_the_far_ones_seldom_are():
+    keeper, taken = full_table()
+    firsts = set(keeper.neighbours.table.row(0))
+    asked_for = [to.guid for _ in range(300) for to, _ in keeper.fire("table") if to in firsts]
+    counts = [asked_for.count(at(f"{digit}0").guid) for digit in taken]
+    assert sum(counts) == len(asked_for)
+    assert counts[-1] > len(asked_for) / 4
+    assert counts[: ROWS - 1][-1] == 0 < counts[-2]
 
 
 # --- who is there ---
@@ -258,9 +289,9 @@ def test_a_question_is_answered():
 
 def test_who_was_silent_longest_is_asked_if_that_was_long():
     keeper = Keeper(at("8"), at("9"), at("a"))
-    keeper.neighbours.heard(at("8"), 3.0)
     keeper.neighbours.heard(at("9"), 1.0)
     keeper.neighbours.heard(at("a"), 2.0)
+    keeper.neighbours.heard(at("8"), 3.0)
     assert keeper.fire("silent", 1.0 + SILENT_SECONDS - 0.1) == []
     assert asked(keeper.fire("silent", 1.0 + SILENT_SECONDS)) == [at("9")]
 
