@@ -16,6 +16,7 @@ from bft.messages import Request
 from bft.state_tree import StateProof
 from bft.types import Natural
 from tapestry.guid import GUID
+from tapestry.messages import MAX_CONTACTS
 from tapestry.statement import digest, encode
 
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
@@ -136,9 +137,11 @@ class PublishTest(_Message, frozen=True, tag=11):
 
 
 class LocateObject(_Message, frozen=True, tag=12):
-    """Find a server that holds this object; answered by ObjectLocated."""
+    """Find a server that holds this object, other than those in `passed_over`, which did not give it; answered by
+    ObjectLocated. The holder itself names itself at once."""
 
     object: GUID
+    passed_over: Annotated[tuple[GUID, ...], msgspec.Meta(max_length=MAX_CONTACTS)] = ()
 
 
 RingQuestion = Submit | PutBlocks | GetBlocks | ReadObject | ReadHistory | GetStatus | KeepBlocks

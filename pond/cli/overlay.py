@@ -152,13 +152,13 @@ def _table_text(found: NodeTable) -> str:
 @cluster_option
 @json_option
 def locate(name: str, via: str | None, timeout: float, as_json: bool) -> None:
-    """Find a server that holds the test object NAME."""
+    """Find a server that holds the test object NAME, and says so itself when it is asked."""
     from pond.client import overlay as client
     from pond.errors import NotFound
 
     servers = _servers()
     obj = client.object_of(_checked(name))
-    by, found = asyncio.run(client.locate(_through(servers, via), obj, timeout))
+    by, found = asyncio.run(client.locate(servers, _through(servers, via), obj, timeout))
     if found.holder is None:
         raise NotFound(
             f"no server is known to hold the test object {shown(name)}: publish it with `pond overlay publish`"
@@ -174,7 +174,7 @@ def locate(name: str, via: str | None, timeout: float, as_json: bool) -> None:
     )
     holder = answer.holder or answer.holder_guid
     drawn = _drawn(by.name, holder, found.hops, found.ms)
-    show(answer, f"{holder} says that it holds {one_line(name)} ({answer.object}).\n\n{drawn}", as_json)
+    show(answer, f"{holder} answers that it holds {one_line(name)} ({answer.object}).\n\n{drawn}", as_json)
 
 
 @overlay.command()

@@ -417,8 +417,8 @@ class Overlay:
                 answer(self._publish(ask, guid_of_test(label), held))
             case FindRoot(_, key):
                 self._step(core.Route(key, self._remember(question, answer), self._now()))
-            case LocateObject(_, obj):
-                self._step(core.Locate(obj, self._remember(question, answer), (), self._now()))
+            case LocateObject(_, obj, passed_over):
+                self._step(core.Locate(obj, self._remember(question, answer), passed_over, self._now()))
 
     def _remember(self, question: FindRoot | LocateObject, answer: Callable[[Reply], None]) -> int:
         number = self._choices.getrandbits(48)

@@ -124,7 +124,7 @@ def test_objects_are_located_while_servers_die_and_come_back(cluster):
     thing = client.object_of("thing")
 
     async def holders() -> set[bytes | None]:
-        found = await asyncio.gather(*(client.locate([server], thing, DEADLINE_SECONDS) for server in alive))
+        found = await asyncio.gather(*(client.locate(alive, [server], thing, DEADLINE_SECONDS) for server in alive))
         return {located.holder for _, located in found}
 
     for _ in range(3):

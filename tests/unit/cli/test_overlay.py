@@ -98,13 +98,14 @@ def test_a_table_names_nodes_and_says_how_far_they_are(pond, servers, monkeypatc
 
 
 def test_an_object_is_located_or_not_found(pond, servers, monkeypatch):
-    async def locate(through, obj, seconds):
+    async def locate(every, via, obj, seconds):
+        assert ([*every], via) == ([*servers.values()], every)
         assert obj == client.object_of("thing")
         return servers["ring-0"], ObjectLocated(1, holders.pop(0), 1, 1.5)
 
     holders = [servers["storage-0"].guid, None]
     monkeypatch.setattr(client, "locate", locate)
-    assert pond("locate", "thing").output.startswith("storage-0 says that it holds thing (")
+    assert pond("locate", "thing").output.startswith("storage-0 answers that it holds thing (")
     missing = pond("locate", "thing")
     assert (missing.exit_code, missing.stdout) == (NotFound.exit_code, "")
     assert "no server is known to hold" in missing.stderr
