@@ -73,7 +73,7 @@ class Joining:
     def on_welcome(self, sender: Contact, message: Welcome, now: float) -> list[Effect]:
         """The root of our GUID and its leaf set."""
         if self.member:
-            return self._upkeep.consider((sender, *message.leaves), now)
+            return self._upkeep.consider((sender, *message.leaves), now, sender)
         self._passed = tuple(dict.fromkeys((*self._passed, *message.passed)))[:MAX_CONTACTS]
         effects: list[Effect] = []
         for contact in (sender, *message.leaves):

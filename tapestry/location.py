@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from tapestry.allowance import Allowance
 from tapestry.effects import Effect, LocatedAt, NotFound, Rejected, Send, SetTimer, Timer
 from tapestry.guid import GUID, distance
 from tapestry.messages import (
@@ -60,6 +61,13 @@ SEARCHES = 1024
 
 HAND_OVER_SECONDS = 5.0
 
+CHECKS = 4096
+CHECKS_PER_SECOND = 500.0
+"""Pointers of one neighbour that are checked, at once and in the long run: a check of a signature takes some 50 us. Six
+holders publish no faster together, as each lets BURST leave in BURST_SECONDS."""
+
+SECRET_BYTES = 16
+
 
 class _Search(NamedTuple):
     object: GUID
@@ -76,7 +84,7 @@ class Location:
 
     def __init__(self, neighbours: Neighbours, routing: Routing, keys: Keys | None, choices: Random) -> None:
         """Without `keys` it publishes nothing and believes no pointer."""
-        self.pointers = Pointers()
+        self.pointers = Pointers(choices.randbytes(SECRET_BYTES))
         self.held: dict[GUID, None] = {}
         """Objects that this node has published."""
         self._own = neighbours.own
@@ -87,6 +95,7 @@ class Location:
         self._outgoing: deque[tuple[Pointer, int]] = deque()
         self._searches: dict[int, _Search] = {}
         self._leaves_then: frozenset[GUID] = frozenset()
+        self._checks = Allowance(CHECKS, CHECKS_PER_SECOND)
 
     def start(self) -> list[Effect]:
         """Begin upkeep."""
@@ -149,20 +158,25 @@ class Location:
 
     # --- pointers of others ----------------------------------------------------------------------------------------
 
-    def carry(self, message: Forward, now: float, tried: tuple[bytes, ...] = ()) -> list[Effect]:
-        """What this node does with a `Publish` or `Locate` that has come to it."""
+    def carry(
+        self, message: Forward, now: float, tried: tuple[bytes, ...] = (), sender: Contact | None = None
+    ) -> list[Effect]:
+        """What this node does with a `Publish` or `Locate` that has come to it; from itself, or once more, where no
+        sender is named."""
         cargo = message.cargo
         if isinstance(cargo, Publish):
-            return self._carry_pointer(message, cargo, now, tried)
+            return self._carry_pointer(message, cargo, now, tried, sender)
         assert isinstance(cargo, Locate)
         return self._carry_search(message, cargo, now, tried)
 
-    def _carry_pointer(self, message: Forward, cargo: Publish, now: float, tried: tuple[bytes, ...]) -> list[Effect]:
-        reason = self._refuse(cargo.pointer, cargo.salt, now)
+    def _carry_pointer(
+        self, message: Forward, cargo: Publish, now: float, tried: tuple[bytes, ...], sender: Contact | None
+    ) -> list[Effect]:
+        reason = self._refuse(cargo.pointer, cargo.salt, now, sender)
         if reason is None and message.key != root_key(cargo.pointer.object, cargo.salt):
             reason = "a pointer on its way to another root"
         if reason is not None:
-            return [Rejected(message.origin, reason)]
+            return [Rejected(sender or message.origin, reason)]
         onward = self._routing.send(message, now, tried)
         self.pointers.put(cargo.pointer, cargo.salt, onward is None)
         return [*self._spread(cargo, message.key), *(onward or [])]
@@ -175,19 +189,23 @@ class Location:
         leaves.sort(key=lambda leaf: (distance(key, leaf.guid), leaf.guid))
         return [Send(leaf, Copies(((cargo.salt, cargo.pointer),))) for leaf in leaves[:NEAR]]
 
-    def _refuse(self, pointer: Pointer, salt: int, now: float) -> str | None:
+    def _refuse(self, pointer: Pointer, salt: int, now: float, sender: Contact | None) -> str | None:
         kept = self.pointers.get(pointer.object, pointer.holder.guid, salt)
         if kept == pointer:
             return None
         if kept is not None and kept.issued > pointer.issued:
             return "an older pointer than the one that is here"
-        return refuse(pointer, self._keys, now) if self._keys is not None else "no pointers are kept here"
+        if self._keys is None:
+            return "no pointers are kept here"
+        if sender is not None and not self._checks.take(sender.guid, now):
+            return "more pointers than are checked for one neighbour"
+        return refuse(pointer, self._keys, now)
 
     def on_copies(self, sender: Contact, message: Copies, now: float) -> list[Effect]:
         """Pointers that another node has as their root."""
         effects: list[Effect] = []
         for salt, pointer in message.pointers:
-            reason = self._refuse(pointer, salt, now)
+            reason = self._refuse(pointer, salt, now, sender)
             if reason is not None:
                 effects.append(Rejected(sender, reason))
                 continue
@@ -296,10 +314,13 @@ class Location:
         if search is None or self._keys is None:
             return []
         pointer = message.pointer
-        reason = refuse(pointer, self._keys, now)
         unasked = pointer.object != search.object or pointer.holder.guid in search.passed_over
-        if reason is None and (unasked or pointer.holder.guid != sender.guid):
-            reason = "an answer to another search"
+        if unasked or pointer.holder.guid != sender.guid:
+            reason: str | None = "an answer to another search"
+        elif sender.guid != self._own.guid and not self._checks.take(sender.guid, now):
+            reason = "more pointers than are checked for one neighbour"
+        else:
+            reason = refuse(pointer, self._keys, now)
         if reason is not None:
             return [Rejected(sender, reason)]
         del self._searches[message.number]

@@ -21,6 +21,10 @@ FIRST_TIMEOUT_SECONDS = 1.0
 
 MOST_TIMEOUT_SECONDS = 4.0
 
+STALE_SECONDS = 30.0
+"""Round trips measured so long ago tell little of now: many begin together, when each takes a second, and many
+neighbours are asked once in a minute. (TCP measures all the time.)"""
+
 LOST = 64
 """Neighbours given up that are remembered, to ask them again: a network in two halves may become one again."""
 
@@ -31,7 +35,7 @@ LOST_SECONDS = 60.0
 class Neighbour:
     """One of the nodes that this one knows."""
 
-    __slots__ = ("contact", "heard", "missed", "misses", "probed", "rtt_seconds", "spread_seconds")
+    __slots__ = ("contact", "heard", "measured_at", "missed", "misses", "probed", "rtt_seconds", "spread_seconds")
 
     def __init__(self, contact: Contact, now: float) -> None:
         self.contact = contact
@@ -46,10 +50,16 @@ class Neighbour:
         self.rtt_seconds = 0.0
         """Smoothed; 0 when it is not known."""
         self.spread_seconds = 0.0
+        self.measured_at = now
 
-    def measured(self, seconds: float) -> None:
-        """A round trip took so long."""
-        if not self.rtt_seconds:
+    def stale(self, now: float) -> bool:
+        """Whether round trips are not known, or as they were long ago."""
+        return not self.rtt_seconds or now - self.measured_at >= STALE_SECONDS
+
+    def measured(self, seconds: float, now: float) -> None:
+        """A round trip took so long. Where the last one is long past, it counts as the first."""
+        begins, self.measured_at = self.stale(now), now
+        if begins:
             self.rtt_seconds, self.spread_seconds = seconds, seconds / 2
             return
         self.spread_seconds += (abs(seconds - self.rtt_seconds) - self.spread_seconds) / 4
@@ -107,7 +117,8 @@ class Neighbours:
         return self.leaves.wants(guid) or self.table.wants(guid)
 
     def heard(self, contact: Contact, now: float) -> bool:
-        """A member speaks: it is alive, and is taken up where it belongs. Whether it had been lost."""
+        """A member speaks: it is alive, and is taken up where it belongs. Whether it has been given up: such a one is
+        taken up again once it answers a question, as perhaps only its words come through, and ours do not."""
         known = self._known.get(contact.guid)
         if known is not None and known.contact != contact:  # it was started again, at another address
             self._drop(known)
@@ -116,20 +127,23 @@ class Neighbours:
             if self.leaves.wants(contact.guid):  # since a leaf before it has gone
                 self._tidy(self.leaves.add(known.contact))
             return False
-        back = self.lost.pop(contact.guid, None) is not None
+        if contact.guid in self.lost:
+            return True
         if self.leaves.wants(contact.guid) or self.table.wants(contact.guid):
             self._take_up(contact, now)
-        return back
+        return False
 
     def measured(self, contact: Contact, seconds: float, now: float) -> None:
         """It answered after so long: a nearer node takes the place of one further away."""
-        self._typical.measured(seconds)
+        self._typical.measured(seconds, now)
+        if self.lost.pop(contact.guid, None) is not None:
+            self.heard(contact, now)
         known = self._known.get(contact.guid)
         if known is None:
             if contact.guid == self.own.guid:
                 return
             known = self._known[contact.guid] = Neighbour(contact, now)
-        known.measured(seconds)
+        known.measured(seconds, now)
         self._tidy(self.table.put(known.contact, known.rtt_seconds))
         self._tidy(contact)
 
@@ -138,7 +152,7 @@ class Neighbours:
         if self.leaves.wants(contact.guid):
             self._tidy(self.leaves.add(contact))
         if self.table.wants(contact.guid):
-            self.table.put(contact, self.timeout_seconds(contact.guid))
+            self.table.put(contact, self.timeout_seconds(contact.guid, now))
 
     def _tidy(self, pushed_out: Contact | None) -> None:
         if pushed_out is not None and pushed_out.guid not in self.leaves and pushed_out.guid not in self.table:
@@ -174,11 +188,12 @@ class Neighbours:
         self.leaves.remove(known.contact.guid)
         self.table.remove(known.contact.guid)
 
-    def timeout_seconds(self, guid: bytes) -> float:
+    def timeout_seconds(self, guid: bytes, now: float) -> float:
         """How long to wait for a node's answer; longer after the second that did not come."""
         known = self._known.get(guid)
-        measure = known if known is not None and known.rtt_seconds else self._typical
-        if not measure.rtt_seconds:
+        measures = [known, self._typical] if known is not None and known.stale(now) else [known or self._typical]
+        usual = [one.rtt_seconds + 4 * one.spread_seconds for one in measures if one.rtt_seconds]
+        if not usual:
             return FIRST_TIMEOUT_SECONDS
-        seconds = measure.rtt_seconds + 4 * measure.spread_seconds + GRACE_SECONDS
+        seconds = min(usual) + GRACE_SECONDS
         return min(seconds * (1 << max(0, known.misses - 1 if known is not None else 0)), MOST_TIMEOUT_SECONDS)

@@ -126,8 +126,7 @@ class Node:
         if sender.guid == self.contact.guid:
             return [Rejected(sender, "a message in our own name")]
         effects: list[Effect] = []
-        if not _is_from_outside(sender, message) and self.neighbours.heard(sender, now):
-            effects += self._joining.lost_is_back(sender, now)
+        lost = not _is_from_outside(sender, message) and self.neighbours.heard(sender, now)
         match message:
             case Forward():
                 effects += self._on_forward(sender, message, now)
@@ -151,7 +150,7 @@ class Node:
                 effects += self._upkeep.on_get_row(sender, message)
             case Row(number):
                 if self._answered(number, sender, now):
-                    effects += self._upkeep.on_row(message, now)
+                    effects += self._upkeep.on_row(sender, message, now)
             case Leaving():
                 effects += self._upkeep.on_leaving(sender, message, now)
             case Located():
@@ -164,6 +163,10 @@ class Node:
                 effects.append(Send(sender, NextHop(number, self.routing.next_hop(key))))
             case NextHop(number):
                 self._answered(number, sender, now)
+        if lost and sender.guid not in self.neighbours.lost:
+            effects += self._joining.lost_is_back(sender, now)
+        elif lost and not self._questions.asks(sender.guid):
+            effects += self._upkeep.probe(sender, now)
         return effects
 
     def _answered(self, number: int, sender: Contact, now: float) -> bool:
@@ -204,9 +207,11 @@ class Node:
     def _on_forward(self, sender: Contact, message: Forward, now: float) -> list[Effect]:
         if not self.member:
             return []  # who is not sure of its leaves yet would take itself for a root; the sender finds another way
+        if self._questions.full_of_cargo and self.routing.next_hop(message.key) is not None:
+            return []  # what is acknowledged is carried on
         acknowledge = Send(sender, Acknowledge(message.hop))
         if not isinstance(message.cargo, Find | Join):
-            return [acknowledge, *self.location.carry(message, now)]
+            return [acknowledge, *self.location.carry(message, now, (), sender)]
         if isinstance(message.cargo, Join):
             passed = (*message.cargo.passed, self.contact)[:MAX_CONTACTS]
             message = msgspec.structs.replace(message, cargo=Join(passed))

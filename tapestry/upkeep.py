@@ -7,6 +7,7 @@ Recovery that reacts to each failure sends most when the network can take least.
 from random import Random
 from typing import Literal, TypeAlias
 
+from tapestry.allowance import Allowance
 from tapestry.effects import Effect, Send, SetTimer, Timer
 from tapestry.messages import (
     MAX_CONTACTS,
@@ -42,6 +43,10 @@ LOST_AGAIN_SECONDS = 5.0
 
 MOST_SLOWNESS = 2.0
 
+NEWS = MAX_CONTACTS
+NEWS_PER_SECOND = 8.0
+"""Nodes that are asked if they are there on the word of one other, at once and in the long run."""
+
 
 class Upkeep:
     """Compares leaf sets, looks for nearer nodes, and asks the silent ones if they are there."""
@@ -52,6 +57,7 @@ class Upkeep:
         self._questions = questions
         self._choices = choices
         self._reactive = recovery == "reactive"
+        self._news = Allowance(NEWS, NEWS_PER_SECOND)
         self._loss = 0.0
         """Share of recent questions that went without an answer."""
 
@@ -108,7 +114,7 @@ class Upkeep:
 
     def on_leaf_news(self, sender: Contact, message: LeafNews, now: float) -> list[Effect]:
         """Nodes that may belong into our leaf set, and what the sender has in its own."""
-        effects = self.consider(message.contacts, now)
+        effects = self.consider(message.contacts, now, sender)
         if message.names:
             news = self._news_for(sender, message.names)
             if news:
@@ -124,7 +130,7 @@ class Upkeep:
     def on_leaving(self, sender: Contact, message: Leaving, now: float) -> list[Effect]:
         """A node goes, and says so: those that it knew may take its place."""
         self._neighbours.forget(sender.guid, now)
-        return self.consider(message.leaves, now)
+        return self.consider(message.leaves, now, sender)
 
     # --- the table -------------------------------------------------------------------------------------------------
 
@@ -144,9 +150,9 @@ class Upkeep:
         """Another wants to see a row of ours."""
         return [Send(sender, Row(message.id, tuple(self._neighbours.table.row(message.row))))]
 
-    def on_row(self, message: Row, now: float) -> list[Effect]:
+    def on_row(self, sender: Contact, message: Row, now: float) -> list[Effect]:
         """A row of another's table: those that have no place yet with us, and a few that may be nearer than who has."""
-        effects = self.consider(message.contacts, now)
+        effects = self.consider(message.contacts, now, sender)
         others = [contact for contact in message.contacts if self._is_stranger(contact, now)]
         for contact in self._choices.sample(others, min(SAMPLED, len(others))):
             effects += self.probe(contact, now)
@@ -158,12 +164,13 @@ class Upkeep:
 
     # --- who is there ----------------------------------------------------------------------------------------------
 
-    def consider(self, contacts: tuple[Contact, ...], now: float) -> list[Effect]:
-        """Ask those that have a place here if they are there."""
+    def consider(self, contacts: tuple[Contact, ...], now: float, said_by: Contact | None = None) -> list[Effect]:
+        """Ask those that have a place here if they are there: on the word of another no more than it may cause."""
         return [
             effect
             for contact in contacts
             if self._neighbours.wanted(contact, now) and not self._questions.asks(contact.guid)
+            if said_by is None or contact == said_by or self._news.take(said_by.guid, now)
             for effect in self.probe(contact, now)
         ]
 

@@ -283,15 +283,20 @@ def test_a_join_that_comes_back_to_us_is_over():
     assert sends(hear(node, ROOT, Forward(6, OWN.guid, OWN, 1, 2, Join((ROOT,))))) == [(ROOT, Acknowledge(6))]
 
 
-def test_a_lost_node_that_speaks_is_asked_for_our_root_on_its_side():
+def test_a_lost_node_that_answers_is_asked_for_our_root_on_its_side():
     node, _ = joining()
     hear(node, ROOT, Probe(1))
     node.neighbours.forget(ROOT.guid, 0.2)
-    effects = hear(node, ROOT, Probe(2), 50.0)
+    spoken = sends(hear(node, ROOT, Probe(2), 50.0))
+    [(to, asked)] = [(to, message) for to, message in spoken if isinstance(message, Probe)]
+    assert to == ROOT
+    assert ROOT.guid not in node.neighbours
+    assert [message for _, message in sends(hear(node, ROOT, Probe(3), 50.1))] == [Alive(3)], "one question at a time"
+    effects = hear(node, ROOT, Alive(asked.id), 50.2)
     joins = [message for _, message in sends(effects) if isinstance(message, Forward)]
     assert [(message.key, message.cargo) for message in joins] == [(OWN.guid, Join(()))]
     assert ROOT.guid in node.neighbours
-    again = [message for _, message in sends(hear(node, ROOT, Probe(3), 51.0)) if isinstance(message, Forward)]
+    again = [message for _, message in sends(hear(node, ROOT, Probe(4), 51.0)) if isinstance(message, Forward)]
     assert again == []
 
 

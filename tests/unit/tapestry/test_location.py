@@ -1,5 +1,6 @@
 """Objects are found while holders come and go, roots move, and some nodes lie (Tapestry, JSAC 2004, III-C)."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import count
 from random import Random
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 
 from tapestry import location
-from tapestry.effects import Effect, Event, Locate, LocatedAt, NotFound, Publish, Received, Send, Unpublish
+from tapestry.effects import Effect, Event, Locate, LocatedAt, NotFound, Publish, Received, Rejected, Send, Unpublish
 from tapestry.messages import (
     MAX_CONTACTS,
     SALTS,
@@ -17,7 +18,9 @@ from tapestry.messages import (
     Copies,
     Forward,
     Located,
+    Message,
     NotLocated,
+    Pointer,
 )
 from tapestry.messages import Locate as Search
 from tapestry.messages import Publish as Carried
@@ -91,6 +94,45 @@ class Town(Stage):
                 return True
             passed_over = (*passed_over, answer.pointer.holder.guid)
         return False
+
+
+def test_more_pointers_of_one_neighbour_than_may_be_are_not_even_checked(monkeypatch):
+    """A check costs some 50 us, a forgery nothing: the neighbour that brought it pays, and nobody else does."""
+    monkeypatch.setattr(location, "CHECKS", 8)
+    monkeypatch.setattr(location, "CHECKS_PER_SECOND", 2.0)
+    town = Town("checks", 3)
+    name, other = "n0", town.keys["n1"].contact
+    checked: list[bytes] = []
+    keys = town.keys[name]
+
+    def nobody_signed(public_key: bytes, data: bytes, signature: bytes) -> bool:
+        checked.append(data)
+        return False
+
+    monkeypatch.setattr(keys, "verify", nobody_signed)
+
+    def reasons(sender: Contact, message: Message) -> list[str]:
+        effects = town.step(name, Received(sender, message, town.now))
+        return [effect.reason for effect in effects if isinstance(effect, Rejected)]
+
+    def forged(number: int) -> Pointer:
+        holder = town.keys["n2"]
+        return next(make(holder, holder.contact, [b"%032d" % number], int(town.now), int(town.now) + 60))
+
+    dearest = Copies(tuple((0, forged(number)) for number in range(12)))
+    assert Counter(reasons(other, dearest)) == {
+        "a pointer that its holder did not sign": 8,
+        "more pointers than are checked for one neighbour": 4,
+    }
+    carried = forged(99)
+    forward = Forward(9, root_key(carried.object, 1), other, 7, 1, Carried(carried, 1))
+    assert reasons(other, forward) == ["more pointers than are checked for one neighbour"]
+    assert len(checked) == 8
+    assert reasons(town.keys["n2"].contact, forward) == ["a pointer that its holder did not sign"]
+    town.run(1.0)
+    del checked[:]
+    assert len(reasons(other, dearest)) == 12
+    assert len(checked) == 2
 
 
 class Liar(Node):

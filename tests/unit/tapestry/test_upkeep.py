@@ -233,7 +233,7 @@ def test_a_row_is_answered_with_the_first_of_each_slot(row, found):
 def test_nodes_of_a_row_that_have_a_place_are_all_asked():
     keeper = Keeper(*LEAVES)
     contacts = tuple(at(f"{digit:x}1") for digit in range(16) if digit != 4)
-    assert asked(sends(keeper.upkeep.on_row(Row(5, contacts), 1.0))) == list(contacts)
+    assert asked(sends(keeper.upkeep.on_row(LEAVES[0], Row(5, contacts), 1.0))) == list(contacts)
 
 
 def test_of_those_without_a_place_a_few_are_asked_how_near_they_are():
@@ -243,7 +243,7 @@ def test_of_those_without_a_place_a_few_are_asked_how_near_they_are():
     strangers = tuple(at(f"{digit:x}5") for digit in range(8, 16))
     met = set()
     for _ in range(40):
-        sent = asked(sends(keeper.upkeep.on_row(Row(5, (*strangers, OWN, full[0], LEAVES[0])), 1.0)))
+        sent = asked(sends(keeper.upkeep.on_row(LEAVES[0], Row(5, (*strangers, OWN, full[0], LEAVES[0])), 1.0)))
         assert len(set(sent)) == SAMPLED
         met |= set(sent)
     assert met == set(strangers)
