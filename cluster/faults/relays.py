@@ -27,6 +27,10 @@ BREAK_SECONDS = 30.0
 """A connection over which nothing passes is broken after so long, as the kernel breaks one over a cut network
 (TCP_MAXRT of our links)."""
 
+DIALED_AT_ONCE = 16
+"""Connections to servers that are being made. When a network heals, a thousand wait for it, and give up after 5 s: some
+at a time are made in time, where all at once none would be."""
+
 ANSWER_SECONDS = 10.0
 
 Order: TypeAlias = Literal["cut", "heal"]
@@ -138,6 +142,7 @@ class _Network:
     def __init__(self) -> None:
         self.is_cut = False
         self.ends: set[_End] = set()
+        self.dialing = asyncio.Semaphore(DIALED_AT_ONCE)
         self._break: asyncio.TimerHandle | None = None
 
     def order(self, order: Order) -> None:
@@ -167,7 +172,7 @@ class _End(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._other_is_full = False
         self._held = b""
-        """What was read before reading had stopped: asyncio begins to read at a new connection whatever it is told."""
+        """What was read before there was an other end: a few bytes, as each side waits for the other's greeting."""
         self._dialing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -177,13 +182,16 @@ class _End(asyncio.Protocol):
         self.settle()
 
     def settle(self) -> None:
-        """Read on where what is read can be passed on; connect to the server where that has not been done yet."""
+        """Read on where what is read can be passed on; connect to the server where that has not been done yet. Whoever
+        waits for that is read, so that it is noticed when it waits no longer."""
         if self._transport is None or self._transport.is_closing():
             return
         passes = not self._network.is_cut
         if passes and self._to is not None and self._other is None and self._dialing is None:
             self._dialing = asyncio.get_running_loop().create_task(self._dial(self._to))
-        if passes and self._other is not None and not self._other_is_full:
+        if self._other is None:
+            return
+        if passes and not self._other_is_full:
             held, self._held = self._held, b""
             self.data_received(held)
             self._transport.resume_reading()
@@ -191,16 +199,21 @@ class _End(asyncio.Protocol):
             self._transport.pause_reading()
 
     async def _dial(self, port: int) -> None:
-        try:
-            _, other = await asyncio.get_running_loop().create_connection(lambda: _End(self._network, None), HOST, port)
-        except OSError:
-            self.abort()
-            return
-        self._other, other._other = other, self
-        if self._transport is None or self._transport.is_closing():
-            other.abort()
-        self.settle()
-        other.settle()
+        async with self._network.dialing:
+            if self._transport is None or self._transport.is_closing():
+                return
+            try:
+                _, other = await asyncio.get_running_loop().create_connection(
+                    lambda: _End(self._network, None), HOST, port
+                )
+            except OSError:
+                self.abort()
+                return
+            self._other, other._other = other, self
+            if self._transport.is_closing():
+                other.abort()
+            self.settle()
+            other.settle()
 
     def data_received(self, data: bytes) -> None:
         if self._network.is_cut or self._other is None or self._other._transport is None:
