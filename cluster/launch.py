@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -226,6 +227,13 @@ def report(layout: Layout, seconds: float = STATUS_SECONDS) -> list[Report]:
         )
         for server in layout.servers
     ]
+
+
+def reports(layout: Layout) -> tuple[list[Report], list[InOverlay]]:
+    """Both at the same time: servers that do not answer are waited for once."""
+    with ThreadPoolExecutor(1) as pool:
+        overlays = pool.submit(overlay_report, layout)
+        return report(layout), overlays.result()
 
 
 def overlay_report(layout: Layout, seconds: float = STATUS_SECONDS, joined: bool = False) -> list[InOverlay]:

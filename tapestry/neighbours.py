@@ -21,7 +21,7 @@ FIRST_TIMEOUT_SECONDS = 1.0
 
 MOST_TIMEOUT_SECONDS = 4.0
 
-STALE_SECONDS = 30.0
+STALE_SECONDS = 10.0
 """Round trips measured so long ago tell little of now: many begin together, when each takes a second, and many
 neighbours are asked once in a minute. (TCP measures all the time.)"""
 
@@ -57,10 +57,12 @@ class Neighbour:
         return not self.rtt_seconds or now - self.measured_at >= STALE_SECONDS
 
     def measured(self, seconds: float, now: float) -> None:
-        """A round trip took so long. Where the last one is long past, it counts as the first."""
+        """A round trip took so long. Where the last one is long past it counts as the first, but for a spread that was
+        small then."""
         begins, self.measured_at = self.stale(now), now
         if begins:
-            self.rtt_seconds, self.spread_seconds = seconds, seconds / 2
+            spread = min(self.spread_seconds, seconds / 2) if self.rtt_seconds else seconds / 2
+            self.rtt_seconds, self.spread_seconds = seconds, spread
             return
         self.spread_seconds += (abs(seconds - self.rtt_seconds) - self.spread_seconds) / 4
         self.rtt_seconds += (seconds - self.rtt_seconds) / 8

@@ -11,18 +11,22 @@ from contextlib import nullcontext
 from hashlib import sha256
 from random import SystemRandom
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pond.client.asking import Asker, Burst, Deadline
 from pond.errors import TimedOut, Unavailable
 from pond.protocol import (
     MAX_MESSAGE_BYTES,
+    FindNextHop,
     FindRoot,
     GetNeighbours,
+    GetOverlay,
     LocateObject,
+    NextHopFound,
     ObjectLocated,
     OverlayNeighbours,
     OverlayQuestion,
+    OverlayStatus,
     Published,
     PublishTest,
     Refused,
@@ -50,7 +54,7 @@ HOLDER_SECONDS = 1.0
 AGAIN_SECONDS = 0.5
 """After so long those that have not joined are asked again."""
 
-Answer = TypeVar("Answer", RootFound, ObjectLocated, OverlayNeighbours, Published)
+Answer = TypeVar("Answer", RootFound, ObjectLocated, OverlayNeighbours, Published, OverlayStatus, NextHopFound)
 
 
 def label_of(name: str) -> bytes:
@@ -119,6 +123,42 @@ async def route(
 ) -> tuple[Listed, RootFound]:
     """The root of a key, as one of these servers finds it. Raises Unavailable, TimedOut."""
     return await _ask(_shuffled(servers), lambda ask: FindRoot(ask, key), RootFound, Deadline(seconds), linked=linked)
+
+
+class Hop(NamedTuple):
+    """A node on the way to the root of a key."""
+
+    guid: GUID
+    seconds: float | None
+    """Until it had said who is next; None when it did not."""
+
+
+async def walk(servers: Sequence[Listed], start: Listed, key: GUID, seconds: float) -> list[Hop]:
+    """The way from a server to the root of a key, each of its nodes asked for the next one (iterative routing). It ends
+    before the root where a node does not answer, or names one that was asked before."""
+    deadline = Deadline(seconds)
+    by_guid = {server.guid: server for server in servers}
+    hops: list[Hop] = []
+    following: GUID | None = start.guid
+    while following is not None and following not in {hop.guid for hop in hops}:
+        server = by_guid.get(following)
+        answer = None if server is None else await _next_hop(server, key, deadline)
+        hops.append(Hop(following, None if answer is None else answer[1]))
+        following = None if answer is None else answer[0]
+    return hops
+
+
+async def _next_hop(server: Listed, key: GUID, deadline: Deadline) -> tuple[GUID | None, float] | None:
+    loop = asyncio.get_running_loop()
+    patience = Deadline(min(NEXT_SECONDS, deadline.at - loop.time()))
+    with Linked([server]) as linked:
+        try:
+            await _ask([server], GetOverlay, OverlayStatus, patience, linked=linked)  # it takes a while to connect
+            began = loop.time()
+            _, found = await _ask([server], lambda ask: FindNextHop(ask, key), NextHopFound, patience, linked=linked)
+        except (TimedOut, Unavailable):
+            return None
+        return found.node, loop.time() - began
 
 
 async def locate(

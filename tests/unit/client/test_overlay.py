@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 
 from pond.client import overlay as client
 from pond.client.asking import Deadline
 from pond.errors import TimedOut, Unavailable
-from pond.protocol import LocateObject, ObjectLocated
+from pond.protocol import FindNextHop, LocateObject, NextHopFound, ObjectLocated, OverlayStatus
 from pond.servers import Listed
 from tapestry.messages import MAX_CONTACTS
 
@@ -85,3 +86,32 @@ def test_no_server_that_can_be_asked_is_an_error(monkeypatch):
     monkeypatch.setattr(client, "_ask", nobody)
     with pytest.raises(Unavailable):
         asyncio.run(client.locate(SERVERS, SERVERS, OBJECT, 1.0))
+
+
+def test_a_way_is_walked_until_its_root_or_where_nobody_answers(monkeypatch):
+    ways = {0: 1, 1: 7, 7: None, 2: 3, 3: 4, 4: 3, 5: 6}
+    dead = {6}
+
+    async def ask(servers, make, kind, deadline, last_seconds=0.0, linked=None):
+        [server] = servers
+        number = SERVERS.index(server)
+        if number in dead:
+            raise TimedOut("no answer")
+        if kind is OverlayStatus:
+            return server, OverlayStatus(1, server.guid, True, 1.0, 0, 0, 0)
+        assert make(1) == FindNextHop(1, OBJECT)
+        following = ways[number]
+        return server, NextHopFound(1, None if following is None else SERVERS[following].guid)
+
+    monkeypatch.setattr(client, "_ask", ask)
+    monkeypatch.setattr(client, "Linked", lambda servers: nullcontext())
+
+    def walked(start: int, among: Sequence[Listed] = SERVERS) -> list[tuple[int, bool]]:
+        hops = asyncio.run(client.walk(among, SERVERS[start], OBJECT, 5.0))
+        return [(hop.guid[0], hop.seconds is not None) for hop in hops]
+
+    assert walked(0) == [(0, True), (1, True), (7, True)]
+    assert walked(7) == [(7, True)]
+    assert walked(2) == [(2, True), (3, True), (4, True)], "a liar sends it back: that is no way"
+    assert walked(5) == [(5, True), (6, False)]
+    assert walked(0, SERVERS[:5]) == [(0, True), (1, True), (7, False)], "a node that no file lists"
