@@ -54,7 +54,9 @@ WAYS = (1, SALTS - 1, SALTS, SALTS)
 of them once and once more, each through some neighbour."""
 
 LOCATE_SECONDS = 3.0
-"""A group of ways that brought no answer for so long is given up for the next."""
+HOPS_IN_VAIN = 8
+"""A group of ways that brought no answer for so long is given up for the next, all but the last sooner where so many
+hops, one after another, could have waited in vain. A late answer counts all the same."""
 
 SEARCHES = 1024
 """Under way at once; the oldest is given up above it."""
@@ -241,7 +243,10 @@ class Location:
     def _search(self, number: int, now: float) -> list[Effect]:
         search = self._searches[number]
         begun = sum(WAYS[: search.group])
-        effects: list[Effect] = [SetTimer(Timer("locate", number * len(WAYS) + search.group), LOCATE_SECONDS)]
+        is_last = search.group + 1 == len(WAYS)
+        usual = self._neighbours.timeout_seconds(self._own.guid, now)
+        wait = LOCATE_SECONDS if is_last else min(HOPS_IN_VAIN * usual, LOCATE_SECONDS)
+        effects: list[Effect] = [SetTimer(Timer("locate", number * len(WAYS) + search.group), wait)]
         for way in range(begun, begun + WAYS[search.group]):
             if number not in self._searches:
                 break  # this node holds the object itself

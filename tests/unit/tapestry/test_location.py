@@ -9,7 +9,20 @@ import msgspec
 import pytest
 
 from tapestry import location
-from tapestry.effects import Effect, Event, Locate, LocatedAt, NotFound, Publish, Received, Rejected, Send, Unpublish
+from tapestry.effects import (
+    Effect,
+    Event,
+    Locate,
+    LocatedAt,
+    NotFound,
+    Publish,
+    Received,
+    Rejected,
+    Send,
+    SetTimer,
+    TimerFired,
+    Unpublish,
+)
 from tapestry.messages import (
     MAX_CONTACTS,
     SALTS,
@@ -94,6 +107,25 @@ class Town(Stage):
                 return True
             passed_over = (*passed_over, answer.pointer.holder.guid)
         return False
+
+
+def test_where_hops_are_quick_other_ways_are_soon_tried_and_the_last_has_its_time():
+    town = Town("patience", 3)
+    node = town.nodes["n0"]
+    usual = node.neighbours.timeout_seconds(node.contact.guid, town.now)
+    assert 0 < 8 * usual < location.LOCATE_SECONDS
+    waits = []
+    timer = None
+    for effect in town.step("n0", Locate(b"x" * 32, 7, (), town.now)):
+        if isinstance(effect, SetTimer) and effect.timer.kind == "locate":
+            timer, _ = effect
+            waits.append(effect.seconds)
+    while timer is not None:
+        effects = node.step(TimerFired(timer, town.now))
+        following = [each for each in effects if isinstance(each, SetTimer) and each.timer.kind == "locate"]
+        timer = following[0].timer if following else None
+        waits += [each.seconds for each in following]
+    assert waits == pytest.approx([8 * usual] * (len(location.WAYS) - 1) + [location.LOCATE_SECONDS])
 
 
 def test_more_pointers_of_one_neighbour_than_may_be_are_not_even_checked(monkeypatch):
