@@ -150,6 +150,7 @@ def test_cargo_has_room_of_its_own():
 
     for _ in range(WAITING):
         questions.ask(ONE, Probe, 0.0)
+    assert questions.ask(ONE, Probe, 0.0) == []
     full = []
     for number in range(WAITING + 1, WAITING + CARGO + 1):
         full.append(questions.full_of_cargo)
