@@ -5,6 +5,7 @@ A node is taken up when it has been heard from directly, never on another's word
 """
 
 from collections.abc import Iterable
+from random import Random
 
 from tapestry.leaf_set import LeafSet
 from tapestry.messages import Contact
@@ -91,6 +92,11 @@ class Neighbours:
         """Whether it left the last question without an answer."""
         return guid in self.suspects
 
+    def some_constrained(self, choices: Random, count: int) -> list[Contact]:
+        """So many constrained entries, drawn at random, or fewer where there are."""
+        some = [one for one in self.table.constrained() if one.guid not in self.suspects]
+        return choices.sample(some, min(count, len(some)))
+
     def wanted(self, contact: Contact, now: float) -> bool:
         """Whether to ask a node that others speak of if it is there: it has a place here, and was not given up."""
         guid = contact.guid
@@ -136,8 +142,9 @@ class Neighbours:
         self._known[contact.guid] = Neighbour(contact, now)
         if self.leaves.wants(contact.guid):
             self._tidy(self.leaves.add(contact))
-        if self.table.wants(contact.guid):
+        if self.table.has_room(contact.guid):
             self.table.put(contact, self.timeout_seconds(contact.guid))
+        self._tidy(self.table.constrain(contact))
 
     def _tidy(self, pushed_out: Contact | None) -> None:
         if pushed_out is not None and pushed_out.guid not in self.leaves and pushed_out.guid not in self.table:

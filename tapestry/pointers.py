@@ -18,11 +18,15 @@ LIFETIME_SECONDS = 600
 """A pointer says how long it holds, no longer than this. A holder that is gone is forgotten by then."""
 
 HOLDERS = 16
-"""Of one object that are remembered."""
+"""Of one object and salt that are remembered."""
 
 PER_HOLDER = 100_000
 IN_ALL = 200_000
 """Pointers kept at most: of one holder, and together."""
+
+GREED = 2
+"""Who claims so many times as many objects as another gives way to it: liars that claim them all would take the places
+of those that have some."""
 
 _LEAF_TAG = b"tapestry.pointer.leaf\x00"
 _NODE_TAG = b"tapestry.pointer.node\x00"
@@ -147,7 +151,7 @@ class Pointers:
         place = pointer.holder.guid, salt
         if place not in of_object:
             full = self._count >= IN_ALL or self._by_holder.get(pointer.holder.guid, 0) >= PER_HOLDER
-            if full or len(of_object) >= HOLDERS * SALTS:
+            if full or not self._make_room(of_object, pointer, salt):
                 if not of_object:
                     del self._by_object[pointer.object]
                 return False
@@ -155,6 +159,22 @@ class Pointers:
             self._by_holder[pointer.holder.guid] = self._by_holder.get(pointer.holder.guid, 0) + 1
         of_object[place] = Kept(pointer, salt, at_root)
         return True
+
+    def _make_room(self, of_object: dict[tuple[bytes, int], Kept], pointer: Pointer, salt: int) -> bool:
+        """Where an object has all the holders that it may, the one that claims the most gives way to one that claims
+        less."""
+        counts = {place: self._by_holder[place[0]] for place in of_object if place[1] == salt}
+        if len(counts) < HOLDERS:
+            return True
+        most = max(counts, key=lambda place: (counts[place], place))
+        if counts[most] <= GREED * (self.count_of(pointer.holder.guid) + SALTS):
+            return False
+        self._drop(pointer.object, most)
+        return True
+
+    def count_of(self, holder: bytes) -> int:
+        """How many pointers to a holder are kept."""
+        return self._by_holder.get(holder, 0)
 
     def holders(self, obj: bytes, now: float) -> list[Contact]:
         """Who holds an object, as far as pointers here say that have not expired, by GUID."""

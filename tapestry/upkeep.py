@@ -13,6 +13,7 @@ from tapestry.messages import (
     MAX_CONTACTS,
     Alive,
     Contact,
+    GetConstrained,
     GetRow,
     LeafNews,
     Leaves,
@@ -22,6 +23,7 @@ from tapestry.messages import (
 )
 from tapestry.neighbours import Neighbours
 from tapestry.questions import Question, Questions
+from tapestry.routing_table import nearer
 
 Recovery: TypeAlias = Literal["periodic", "reactive"]
 
@@ -30,6 +32,13 @@ LEAVES_SECONDS = 2.0
 
 TABLE_SECONDS = 10.0
 """So often another node's row is looked through for nodes that are nearer than ours."""
+
+CONSTRAINED_SECONDS = 20.0
+"""So often a leaf is asked for nodes that are nearer to the points of one row: its own points are close by."""
+
+FIRST_ASKED = 8
+FIRST_CONSTRAINED_SECONDS = 2.0
+"""The first so many times, a new member asks so often: all that it knows yet may be what one node has named."""
 
 SAMPLED = 3
 """Nodes of such a row that are asked how near they are."""
@@ -61,6 +70,7 @@ class Upkeep:
         periods = (
             *([] if self._reactive else [(Timer("leaves"), LEAVES_SECONDS)]),
             (Timer("table"), TABLE_SECONDS),
+            (Timer("constrained"), FIRST_CONSTRAINED_SECONDS),
             (Timer("silent"), PROBE_SECONDS),
             (Timer("lost"), LOST_AGAIN_SECONDS),
         )
@@ -77,6 +87,11 @@ class Upkeep:
                 return [*self._compare_leaves(now), self._again(timer, LEAVES_SECONDS)]
             case "table":
                 return [*self._look_through_row(now), self._again(timer, TABLE_SECONDS)]
+            case "constrained":
+                first = timer.number < FIRST_ASKED
+                again = Timer("constrained", timer.number + first)
+                seconds = FIRST_CONSTRAINED_SECONDS if first else CONSTRAINED_SECONDS
+                return [*self._ask_for_constrained(now), self._again(again, seconds)]
             case "silent":
                 return [*self._probe_silent(now), self._again(timer, PROBE_SECONDS)]
             case "lost":
@@ -144,6 +159,19 @@ class Upkeep:
     def on_get_row(self, sender: Contact, message: GetRow) -> list[Effect]:
         """Another wants to see a row of ours."""
         return [Send(sender, Row(message.id, tuple(self._neighbours.table.row(message.row))))]
+
+    def _ask_for_constrained(self, now: float) -> list[Effect]:
+        rows, leaves = self._neighbours.table.rows(), list(self._neighbours.leaves)
+        if not rows or not leaves:
+            return []
+        row = self._choices.choice(rows)
+        names = self._neighbours.table.constrained_names(row)
+        return self._questions.ask(self._choices.choice(leaves), lambda number: GetConstrained(number, row, names), now)
+
+    def on_get_constrained(self, sender: Contact, message: GetConstrained) -> list[Effect]:
+        """Another looks for nodes near its points: of all that we know, those that are nearer."""
+        known = (known.contact for known in self._neighbours.all if not known.misses)
+        return [Send(sender, Row(message.id, tuple(nearer(sender.guid, message.row, message.names, known))))]
 
     def on_row(self, message: Row, now: float) -> list[Effect]:
         """A row of another's table: those that have no place yet with us, and a few that may be nearer than who has."""

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from tapestry.effects import Received, Rejected, Route, Send, SetTimer
+from tapestry.finding import UNANSWERED
 from tapestry.joining import WAYS
 from tapestry.leaf_set import SIDE
 from tapestry.messages import (
@@ -38,7 +39,7 @@ from tapestry.messages import (
     encode,
 )
 from tapestry.neighbours import LOST
-from tapestry.node import UNANSWERED, Node
+from tapestry.node import Node
 from tapestry.questions import LATE, WAITING
 from tapestry.routing_table import SLOT
 from tests.unit.tapestry import model
@@ -125,12 +126,12 @@ def check_bounds(node: Node) -> None:
     assert node.contact.guid not in guids
     assert len(neighbours.leaves) <= 2 * SIDE
     slots = Counter(neighbours.table._place(contact.guid) for contact in neighbours.table)
-    assert max(slots.values(), default=0) <= SLOT
+    assert max(slots.values(), default=0) <= SLOT + 1, "and a constrained entry"
     assert len(neighbours.lost) <= LOST
     assert len(questions._waiting) <= WAITING
     assert len(questions._late) <= LATE
     assert sum(questions._open.values()) == len(questions._waiting)
-    assert len(node._sought) <= UNANSWERED
+    assert len(node._finding._sought) <= UNANSWERED
     assert len(node._joining._greeted) <= WAITING
     assert len(node._joining._passed) <= MAX_CONTACTS
     assert len(node.location.pointers) == 0, "nobody signed one"

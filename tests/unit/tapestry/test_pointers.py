@@ -144,6 +144,27 @@ def test_few_holders_of_one_object_are_remembered():
     assert sum(kept) == len(store) == HOLDERS * SALTS
 
 
+def test_whoever_claims_the_most_gives_way_to_one_that_claims_less():
+    """Else those who claim every object would keep out whoever has one."""
+    store = Pointers()
+    greedy = [Keys(f"greedy:{number}") for number in range(HOLDERS)]
+    for keys in greedy:
+        for pointer in made(pointers.GREED * SALTS + 1, keys=keys):
+            assert store.put(pointer, 0, at_root=False)
+    assert store.put(made(keys=ALICE)[0], 0, at_root=True)
+    assert ALICE.contact in store.holders(OBJECTS[0], NOW)
+    assert len(store.holders(OBJECTS[0], NOW)) == HOLDERS
+    assert sum(store.count_of(keys.contact.guid) for keys in greedy) == HOLDERS * (pointers.GREED * SALTS + 1) - 1
+
+
+def test_those_that_claim_alike_do_not_push_each_other_out():
+    store = Pointers()
+    for number in range(HOLDERS):
+        assert store.put(made(keys=Keys(f"early:{number}"))[0], 0, at_root=False)
+    assert not store.put(made(keys=BOB)[0], 0, at_root=False)
+    assert store.put(made(keys=BOB)[0], 1, at_root=False), "each salt has room of its own"
+
+
 def test_one_holder_does_not_take_all_the_room(monkeypatch):
     monkeypatch.setattr(pointers, "PER_HOLDER", 5)
     monkeypatch.setattr(pointers, "IN_ALL", 8)

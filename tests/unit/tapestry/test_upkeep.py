@@ -21,6 +21,9 @@ from tapestry.messages import (
 from tapestry.neighbours import LOST_SECONDS, MISSES, Neighbours
 from tapestry.questions import WAITING, Questions
 from tapestry.upkeep import (
+    CONSTRAINED_SECONDS,
+    FIRST_ASKED,
+    FIRST_CONSTRAINED_SECONDS,
     LEAVES_SECONDS,
     LOST_AGAIN_SECONDS,
     MOST_SLOWNESS,
@@ -39,6 +42,7 @@ LEAVES = [model.contact(model.number(OWN.guid) + way * 2**200) for way in (*rang
 PERIODS = {
     "leaves": LEAVES_SECONDS,
     "table": TABLE_SECONDS,
+    "constrained": FIRST_CONSTRAINED_SECONDS,
     "silent": PROBE_SECONDS,
     "lost": LOST_AGAIN_SECONDS,
 }
@@ -59,7 +63,7 @@ class Keeper:
         timer = Timer(kind)  # type: ignore[arg-type]
         *effects, again = self.upkeep.on_timer(timer, now)
         assert isinstance(again, SetTimer)
-        assert again.timer == timer
+        assert again.timer.kind == kind
         return sends(effects)
 
     def period(self, kind: str) -> float:
@@ -101,6 +105,17 @@ def test_a_timer_is_set_again_for_about_its_period(kind):
     drawn = [keeper.period(kind) for _ in range(50)]
     assert 0.75 * PERIODS[kind] <= min(drawn) < 0.9 * PERIODS[kind]
     assert 1.1 * PERIODS[kind] < max(drawn) <= 1.25 * PERIODS[kind]
+
+
+def test_a_new_member_asks_for_constrained_entries_more_often():
+    keeper, timer, periods = Keeper(*LEAVES), Timer("constrained"), []
+    for _ in range(FIRST_ASKED + 3):
+        again = keeper.upkeep.on_timer(timer, 1.0)[-1]
+        assert isinstance(again, SetTimer)
+        timer = again.timer
+        periods.append(again.seconds)
+    assert max(periods[:FIRST_ASKED]) <= 1.25 * FIRST_CONSTRAINED_SECONDS
+    assert min(periods[FIRST_ASKED:]) >= 0.75 * CONSTRAINED_SECONDS
 
 
 def test_upkeep_slows_down_while_questions_go_unanswered_and_recovers():
