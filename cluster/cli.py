@@ -72,7 +72,7 @@ def up(ring: str | None, storage: int | None, as_json: bool) -> None:
         if isinstance(problem, launch.StartFailed):
             _show_tail(problem.tail)
         click.echo(f"pond: warning: {server.name} does not serve: {one_line(str(problem))}", err=True)
-    status = look(layout, launch.report(layout), launch.overlay_report(layout))
+    status = look(layout, *launch.reports(layout))
     running = [*(one.state for one in status.ring), *(one.state for one in status.storage)].count("running")
     names = ", ".join(server.name for server in started) or "none"
     which = "" if len(started) == running else f" ({names} started now)"
@@ -157,7 +157,7 @@ def status(as_json: bool) -> None:
     from cluster.layout import open_layout
 
     layout = open_layout(_directory())
-    found = words.look(layout, launch.report(layout), launch.overlay_report(layout))
+    found = words.look(layout, *launch.reports(layout))
     text = words.figures(found)
     for name, colour in _COLOURS.items():
         text = text.replace(f" {name} ", f" {click.style(name, fg=colour)} ")

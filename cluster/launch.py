@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -228,12 +229,20 @@ def report(layout: Layout, seconds: float = STATUS_SECONDS) -> list[Report]:
     ]
 
 
-def overlay_report(layout: Layout, seconds: float = STATUS_SECONDS) -> list[InOverlay]:
-    """How each server's node of the overlay is, of servers that have one."""
+def reports(layout: Layout) -> tuple[list[Report], list[InOverlay]]:
+    """Both at the same time: servers that do not answer are waited for once."""
+    with ThreadPoolExecutor(1) as pool:
+        overlays = pool.submit(overlay_report, layout)
+        return report(layout), overlays.result()
+
+
+def overlay_report(layout: Layout, seconds: float = STATUS_SECONDS, joined: bool = False) -> list[InOverlay]:
+    """How each server's node of the overlay is, of servers that have one; with `joined`, once all those have joined or
+    the time is over."""
     nodes = _overlay_nodes(layout)
     found = {server.name: processes.look(server) for server in nodes}
     running = {server.name: server.member for server in nodes if found[server.name].state is State.RUNNING}
-    answers = probe.overlays(running, seconds)
+    answers = probe.overlays(running, seconds, lambda status: status.joined or not joined)
     return [InOverlay(server, found[server.name], answers.get(server.name)) for server in nodes]
 
 

@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -334,8 +334,8 @@ def _new_server(place: Path, settings: NodeConfig) -> Hex:
     return Hex(Ed25519Signer(seed).public_key)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at now.
+def free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
+    """Ports that nobody listens at now, and not those that are `taken` by whoever is down.
 
     They lie below those that the kernel gives to outgoing connections: a server that is down for a while must find its
     own port free again. Raises Unavailable.
@@ -350,6 +350,8 @@ def free_ports(count: int) -> list[int]:
                 listener.bind((HOST, wanted))
             except OSError:
                 listener.close()
+                continue
+            if listener.getsockname()[1] in taken:
                 continue
             ports.append(listener.getsockname()[1])
             if len(ports) == count:

@@ -5,6 +5,8 @@ that a number that was given to another process since is never signalled. Signal
 one process whatever becomes of its number (Linux 5.3, pidfd_open(2)).
 """
 
+import multiprocessing
+import multiprocessing.connection
 import os
 import select
 import signal
@@ -73,6 +75,15 @@ def look(server: Place) -> Process:
     return Process(State.PAUSED if found.state in "Tt" else State.RUNNING, identity.pid)
 
 
+def start_ticks(server: Place) -> int:
+    """When the server's process was started, in ticks of the kernel since the machine was (proc(5)). Raises Unavailable
+    when it has none."""
+    identity = _read(server)
+    if identity is None:
+        raise Unavailable(f"{server.name} does not run: see `pond cluster status`")
+    return identity.start_ticks
+
+
 def start(server: Place) -> int:
     """Start the server in a session of its own, so that no terminal's Ctrl-C or end reaches it; returns its pid."""
     command = [sys.executable, "-P", *RUN, str(server.directory)]
@@ -139,6 +150,14 @@ def wait_for_end(server: Place, seconds: float) -> bool:
     with suppress(FileNotFoundError, NotADirectoryError):  # the directory may be gone, or damaged
         server.process.unlink()
     return True
+
+
+def end_with_parent() -> None:
+    """In a process that helps a command: return never, and end with whoever started it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "our fault: nobody started this process to help"
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(0)
 
 
 def _open(server: Place) -> int | None:

@@ -16,6 +16,7 @@ from bft.messages import Request
 from bft.state_tree import StateProof
 from bft.types import Natural
 from tapestry.guid import GUID
+from tapestry.messages import MAX_CONTACTS
 from tapestry.statement import digest, encode
 
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
@@ -136,13 +137,22 @@ class PublishTest(_Message, frozen=True, tag=11):
 
 
 class LocateObject(_Message, frozen=True, tag=12):
-    """Find a server that holds this object; answered by ObjectLocated."""
+    """Find a server that holds this object, other than those in `passed_over`, which did not give it; answered by
+    ObjectLocated. The holder itself names itself at once."""
 
     object: GUID
+    passed_over: Annotated[tuple[GUID, ...], msgspec.Meta(max_length=MAX_CONTACTS)] = ()
+
+
+class FindNextHop(_Message, frozen=True, tag=14):
+    """Where would this server's node forward a cargo for this key? Answered by NextHopFound. Who asks each hop for the
+    next one routes iteratively."""
+
+    key: GUID
 
 
 RingQuestion = Submit | PutBlocks | GetBlocks | ReadObject | ReadHistory | GetStatus | KeepBlocks
-OverlayQuestion = GetOverlay | GetNeighbours | FindRoot | PublishTest | LocateObject
+OverlayQuestion = GetOverlay | GetNeighbours | FindRoot | PublishTest | LocateObject | FindNextHop
 Question = RingQuestion | OverlayQuestion
 
 
@@ -325,6 +335,12 @@ class ObjectLocated(_Message, frozen=True, tag=77):
     ms: float
 
 
+class NextHopFound(_Message, frozen=True, tag=79):
+    """The next node on the way to the root of a key; None: this one takes itself for the root."""
+
+    node: GUID | None
+
+
 RingReply = Answered | BlocksHeld | Blocks | ObjectRead | History | ServerStatus | Overloaded | Refused | BlocksKept
-OverlayReply = OverlayStatus | OverlayNeighbours | RootFound | Published | ObjectLocated
+OverlayReply = OverlayStatus | OverlayNeighbours | RootFound | Published | ObjectLocated | NextHopFound
 Reply = RingReply | OverlayReply

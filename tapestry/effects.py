@@ -11,7 +11,19 @@ class Timer(NamedTuple):
     """Names a moment to be woken at; a timer that has become stale names something that is over."""
 
     kind: Literal[
-        "asked", "leaves", "table", "silent", "lost", "join", "own root", "publish", "republish", "pointers", "locate"
+        "asked",
+        "leaves",
+        "table",
+        "constrained",
+        "silent",
+        "lost",
+        "join",
+        "own root",
+        "found",
+        "publish",
+        "republish",
+        "pointers",
+        "locate",
     ]
     number: int = 0
 

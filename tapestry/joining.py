@@ -4,8 +4,9 @@ The new node sends a cargo to its own GUID through a few members. The root there
 new node's own; each of these nodes is shown the new one's, so they learn of it, and what it lacks comes back. From then
 on it is a member. Rows of the nodes that the cargo passed fill its table.
 
-A node on the way that lies may answer in place of the root, with others that lie. So several ways are taken, and taken
-again from time to time: of all nodes heard of the nearest stay, and only the true neighbours are nearest.
+A node on the way that lies may answer in place of the root, with others that lie. So several ways are taken, all but
+one by constrained entries of tables, and taken again from time to time, through nodes of which others than nodes have
+told us if there are any: of all nodes heard of the nearest stay, and only the true neighbours are nearest.
 """
 
 from random import Random
@@ -24,7 +25,7 @@ RETRY_SECONDS = 2.0
 """A join that is not answered for so long is begun again, through others where more are known."""
 
 OWN_ROOT_SECONDS = 30.0
-"""So often a member asks, through a neighbour drawn at random, who is the root of its own GUID."""
+"""So often a member asks, through somebody drawn at random, who is the root of its own GUID."""
 
 
 class Joining:
@@ -53,18 +54,29 @@ class Joining:
         self._tries += 1
         some = self._choices.sample(self._through, min(WAYS, len(self._through)))
         retry = SetTimer(Timer("join", self._tries), RETRY_SECONDS)
-        return [*(effect for contact in some for effect in self.ask_through(contact, now)), retry]
+        asked = [self.ask_through(contact, now, place > 0) for place, contact in enumerate(some)]
+        return [*(effect for effects in asked for effect in effects), retry]
 
-    def ask_through(self, contact: Contact, now: float) -> list[Effect]:
+    def ask_through(self, contact: Contact, now: float, constrained: bool) -> list[Effect]:
         """Ask the root of our own GUID, as this node sees it, for its leaf set."""
-        own = self._own
-        return self._questions.ask(contact, lambda hop: Forward(hop, own.guid, own, self._tries, 1, Join(())), now)
+        own, number = self._own, self._tries
+        return self._questions.ask(
+            contact, lambda hop: Forward(hop, own.guid, own, number, 1, Join(()), constrained), now
+        )
+
+    def meet(self, contacts: tuple[Contact, ...], now: float) -> list[Effect]:
+        """Nodes of which others than nodes have told us. A member looks for its own root through them, as all that it
+        knows may lie."""
+        self._neighbours.meet(contacts)
+        if not self.member:
+            return self.start(contacts, now)
+        return self._upkeep.consider(contacts, now)
 
     def on_timer(self, timer: Timer, now: float) -> list[Effect]:
         """Nobody has let us in yet; or, for a member, it is time to look for its own root."""
         if timer.kind == "own root":
-            some = sorted(known.contact for known in self._neighbours.all if not known.misses)
-            asked = self.ask_through(self._choices.choice(some), now) if some else []
+            some = self._neighbours.ways_apart(self._choices, 1)
+            asked = self.ask_through(some[0], now, bool(self._neighbours.met)) if some else []
             return [*asked, SetTimer(timer, OWN_ROOT_SECONDS * self._choices.uniform(0.75, 1.25))]
         if self.member or timer.number != self._tries:
             return []
@@ -73,7 +85,7 @@ class Joining:
     def on_welcome(self, sender: Contact, message: Welcome, now: float) -> list[Effect]:
         """The root of our GUID and its leaf set."""
         if self.member:
-            return self._upkeep.consider((sender, *message.leaves), now)
+            return self._upkeep.consider((sender, *message.leaves), now, sender)
         self._passed = tuple(dict.fromkeys((*self._passed, *message.passed)))[:MAX_CONTACTS]
         effects: list[Effect] = []
         for contact in (sender, *message.leaves):
@@ -105,4 +117,4 @@ class Joining:
 
     def lost_is_back(self, contact: Contact, now: float) -> list[Effect]:
         """A node that was given up is there after all: perhaps the network was in two, and our leaves are not all."""
-        return self.ask_through(contact, now) if self.member else []
+        return self.ask_through(contact, now, False) if self.member else []

@@ -80,6 +80,11 @@ class LeafSet:
         side, away = self._place(key)
         return len(side) < SIDE or away <= side[-1][0]
 
+    @property
+    def span(self) -> int:
+        """Places from the last node on one side to the last on the other."""
+        return sum(side[-1][0] for side in self._sides if side)
+
     def names(self) -> bytes:
         """The beginnings of all GUIDs here."""
         return b"".join(contact.guid[:NAME_BYTES] for contact in self)

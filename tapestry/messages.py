@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from tapestry.guid import GUID
+from tapestry.guid import BASE, GUID
 
 MAX_CONTACTS = 64
 """Contacts in one message at most."""
@@ -107,6 +107,8 @@ class Forward(_Said, frozen=True, tag=0):
     number: Number
     hops: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOPS)]
     cargo: Cargo
+    constrained: bool = False
+    """Whether to go by constrained entries of routing tables (`tapestry.routing_table`) where there are any."""
 
 
 class Acknowledge(_Said, frozen=True, tag=1):
@@ -168,8 +170,17 @@ class GetRow(_Said, frozen=True, tag=8):
     row: Annotated[int, msgspec.Meta(ge=0, le=63)]
 
 
+class GetConstrained(_Said, frozen=True, tag=16):
+    """Which nodes belong into the sender's constrained entries of row `row` before those that it has, which begin with
+    these names?"""
+
+    id: Number
+    row: Annotated[int, msgspec.Meta(ge=0, le=63)]
+    names: Annotated[bytes, msgspec.Meta(max_length=BASE * NAME_BYTES)]
+
+
 class Row(_Said, frozen=True, tag=9):
-    """The nearest node of each slot of the row."""
+    """In answer to `GetRow`, the nearest node of each slot of the row; to `GetConstrained`, those that it asks for."""
 
     id: Number
     contacts: Contacts
@@ -232,6 +243,7 @@ Message: TypeAlias = (
     | Leaves
     | LeafNews
     | GetRow
+    | GetConstrained
     | Row
     | Leaving
     | AskNextHop

@@ -4,7 +4,9 @@ A node is taken up when it has been heard from directly, never on another's word
 (Bamboo, USENIX 2004, 3.2). Timeouts follow each neighbour's round trips as TCP's do (4.3 there; RFC 6298).
 """
 
+from collections import deque
 from collections.abc import Iterable
+from random import Random
 
 from tapestry.leaf_set import LeafSet
 from tapestry.messages import Contact
@@ -21,8 +23,15 @@ FIRST_TIMEOUT_SECONDS = 1.0
 
 MOST_TIMEOUT_SECONDS = 4.0
 
+STALE_SECONDS = 10.0
+"""Round trips measured so long ago tell little of now: many begin together, when each takes a second, and many
+neighbours are asked once in a minute. (TCP measures all the time.)"""
+
 LOST = 64
 """Neighbours given up that are remembered, to ask them again: a network in two halves may become one again."""
+
+MET = 16
+"""Nodes met that are remembered."""
 
 LOST_SECONDS = 60.0
 """For so long nobody's word for it that such a node is alive makes this one ask."""
@@ -31,7 +40,7 @@ LOST_SECONDS = 60.0
 class Neighbour:
     """One of the nodes that this one knows."""
 
-    __slots__ = ("contact", "heard", "missed", "misses", "probed", "rtt_seconds", "spread_seconds")
+    __slots__ = ("contact", "heard", "measured_at", "missed", "misses", "probed", "rtt_seconds", "spread_seconds")
 
     def __init__(self, contact: Contact, now: float) -> None:
         self.contact = contact
@@ -46,11 +55,19 @@ class Neighbour:
         self.rtt_seconds = 0.0
         """Smoothed; 0 when it is not known."""
         self.spread_seconds = 0.0
+        self.measured_at = now
 
-    def measured(self, seconds: float) -> None:
-        """A round trip took so long."""
-        if not self.rtt_seconds:
-            self.rtt_seconds, self.spread_seconds = seconds, seconds / 2
+    def stale(self, now: float) -> bool:
+        """Whether round trips are not known, or as they were long ago."""
+        return not self.rtt_seconds or now - self.measured_at >= STALE_SECONDS
+
+    def measured(self, seconds: float, now: float) -> None:
+        """A round trip took so long. Where the last one is long past it counts as the first, but for a spread that was
+        small then."""
+        begins, self.measured_at = self.stale(now), now
+        if begins:
+            spread = min(self.spread_seconds, seconds / 2) if self.rtt_seconds else seconds / 2
+            self.rtt_seconds, self.spread_seconds = seconds, spread
             return
         self.spread_seconds += (abs(seconds - self.rtt_seconds) - self.spread_seconds) / 4
         self.rtt_seconds += (seconds - self.rtt_seconds) / 8
@@ -64,7 +81,9 @@ class Neighbours:
         self.leaves = LeafSet(own.guid)
         self.table = RoutingTable(own.guid)
         self.lost: dict[bytes, tuple[Contact, float]] = {}
-        """Nodes given up, and when."""
+        """Nodes given up, and since when nothing is known of them."""
+        self.met: deque[Contact] = deque(maxlen=MET)
+        """Nodes of which others than nodes have told, the last ones: of those that nodes name, all may lie."""
         self._known: dict[bytes, Neighbour] = {}
         """Who was heard from last comes last."""
         self.suspects: set[bytes] = set()
@@ -91,6 +110,17 @@ class Neighbours:
         """Whether it left the last question without an answer."""
         return guid in self.suspects
 
+    def meet(self, contacts: Iterable[Contact]) -> None:
+        """Others than nodes have told of these."""
+        self.met.extend(contact for contact in contacts if contact.guid != self.own.guid)
+
+    def ways_apart(self, choices: Random, count: int) -> list[Contact]:
+        """So many nodes to go by that no neighbour has chosen for us, or fewer where there are: of those met, or else
+        constrained entries."""
+        some = [one for one in dict.fromkeys(self.met) if one.guid not in self.suspects | self.lost.keys()]
+        some = some or [one for one in self.table.constrained() if one.guid not in self.suspects]
+        return choices.sample(some, min(count, len(some)))
+
     def wanted(self, contact: Contact, now: float) -> bool:
         """Whether to ask a node that others speak of if it is there: it has a place here, and was not given up."""
         guid = contact.guid
@@ -104,7 +134,8 @@ class Neighbours:
         return self.leaves.wants(guid) or self.table.wants(guid)
 
     def heard(self, contact: Contact, now: float) -> bool:
-        """A member speaks: it is alive, and is taken up where it belongs. Whether it had been lost."""
+        """A member speaks: it is alive, and is taken up where it belongs. Whether it has been given up: such a one is
+        taken up again once it answers a question, as perhaps only its words come through, and ours do not."""
         known = self._known.get(contact.guid)
         if known is not None and known.contact != contact:  # it was started again, at another address
             self._drop(known)
@@ -115,20 +146,27 @@ class Neighbours:
             if self.leaves.wants(contact.guid):  # since a leaf before it has gone
                 self._tidy(self.leaves.add(known.contact))
             return False
-        back = self.lost.pop(contact.guid, None) is not None
+        if contact.guid in self.lost:
+            return True
         if self.leaves.wants(contact.guid) or self.table.wants(contact.guid):
             self._take_up(contact, now)
-        return back
+        return False
 
     def measured(self, contact: Contact, seconds: float, now: float) -> None:
         """It answered after so long: a nearer node takes the place of one further away."""
-        self._typical.measured(seconds)
+        self._typical.measured(seconds, now)
+        lost = self.lost.get(contact.guid)
+        if lost is not None:
+            if seconds > now - lost[1]:
+                return  # what it answered before it went was longer on its way
+            del self.lost[contact.guid]
+            self.heard(contact, now)
         known = self._known.get(contact.guid)
         if known is None:
             if contact.guid == self.own.guid:
                 return
             known = self._known[contact.guid] = Neighbour(contact, now)
-        known.measured(seconds)
+        known.measured(seconds, now)
         self._tidy(self.table.put(known.contact, known.rtt_seconds))
         self._tidy(contact)
 
@@ -136,8 +174,9 @@ class Neighbours:
         self._known[contact.guid] = Neighbour(contact, now)
         if self.leaves.wants(contact.guid):
             self._tidy(self.leaves.add(contact))
-        if self.table.wants(contact.guid):
-            self.table.put(contact, self.timeout_seconds(contact.guid))
+        if self.table.has_room(contact.guid):
+            self.table.put(contact, self.timeout_seconds(contact.guid, now))
+        self._tidy(self.table.constrain(contact))
 
     def _tidy(self, pushed_out: Contact | None) -> None:
         if pushed_out is not None and pushed_out.guid not in self.leaves and pushed_out.guid not in self.table:
@@ -157,16 +196,16 @@ class Neighbours:
         self.suspects.add(guid)
         if known.misses < MISSES:
             return False
-        self.forget(guid, now)
+        self.forget(guid, sent)
         return True
 
-    def forget(self, guid: bytes, now: float) -> None:
-        """The node is gone."""
+    def forget(self, guid: bytes, since: float) -> None:
+        """The node is gone: what was asked since then, and nothing before, could show that it is back."""
         known = self._known.get(guid)
         if known is None:
             return
         self._drop(known)
-        self.lost[guid] = known.contact, now
+        self.lost[guid] = known.contact, since
         if len(self.lost) > LOST:
             del self.lost[next(iter(self.lost))]
 
@@ -176,11 +215,12 @@ class Neighbours:
         self.leaves.remove(known.contact.guid)
         self.table.remove(known.contact.guid)
 
-    def timeout_seconds(self, guid: bytes) -> float:
+    def timeout_seconds(self, guid: bytes, now: float) -> float:
         """How long to wait for a node's answer; longer after the second that did not come."""
         known = self._known.get(guid)
-        measure = known if known is not None and known.rtt_seconds else self._typical
-        if not measure.rtt_seconds:
+        measures = [known, self._typical] if known is not None and known.stale(now) else [known or self._typical]
+        usual = [one.rtt_seconds + 4 * one.spread_seconds for one in measures if one.rtt_seconds]
+        if not usual:
             return FIRST_TIMEOUT_SECONDS
-        seconds = measure.rtt_seconds + 4 * measure.spread_seconds + GRACE_SECONDS
+        seconds = min(usual) + GRACE_SECONDS
         return min(seconds * (1 << max(0, known.misses - 1 if known is not None else 0)), MOST_TIMEOUT_SECONDS)

@@ -1,7 +1,7 @@
 """One node of the overlay: the way into its core. Hands events to the machines, and their results from one to another.
 
-Each machine has a file: neighbours (with leaf_set and routing_table), questions, routing, upkeep, joining, location
-(with pointers).
+Each machine has a file: neighbours (with leaf_set and routing_table), questions, routing, upkeep, joining, finding,
+location (with pointers).
 """
 
 from random import Random
@@ -17,14 +17,13 @@ from tapestry.effects import (
     Publish,
     Received,
     Rejected,
-    Resolved,
     Route,
     Send,
     Started,
     TimerFired,
     Unpublish,
 )
-from tapestry.guid import GUID
+from tapestry.finding import Finding
 from tapestry.joining import Joining
 from tapestry.location import Location
 from tapestry.messages import (
@@ -37,6 +36,7 @@ from tapestry.messages import (
     Find,
     Forward,
     Found,
+    GetConstrained,
     GetRow,
     Join,
     LeafNews,
@@ -59,9 +59,6 @@ from tapestry.upkeep import Recovery, Upkeep
 JOINING_TIMERS = frozenset({"join", "own root"})
 LOCATION_TIMERS = frozenset({"publish", "republish", "pointers", "locate"})
 
-UNANSWERED = 1024
-"""Keys whose roots are being looked for at most; the oldest is forgotten above it."""
-
 
 class Node:
     """The overlay's core at one server. `step` takes one event and returns what is to be done about it, in order."""
@@ -78,7 +75,7 @@ class Node:
         self._upkeep = Upkeep(self.neighbours, self._questions, choices, recovery)
         self._joining = Joining(self.neighbours, self._questions, self._upkeep, choices)
         self.location = Location(self.neighbours, self.routing, keys, choices)
-        self._sought: dict[int, GUID] = {}
+        self._finding = Finding(self.neighbours, self.routing, choices)
 
     @property
     def member(self) -> bool:
@@ -96,12 +93,14 @@ class Node:
                     effects = self._on_no_answer(timer.number, now)
                 elif timer.kind in JOINING_TIMERS:
                     effects = self._joining.on_timer(timer, now)
+                elif timer.kind == "found":
+                    effects = self._finding.on_timer(timer.number)
                 elif timer.kind in LOCATION_TIMERS:
                     effects = self.location.on_timer(timer, now)
                 else:
                     effects = self._upkeep.on_timer(timer, now)
             case Route(key, number, now):
-                effects = self._on_route(key, number, now)
+                effects = self._finding.route(key, number, now) if self.member else []
             case Publish(objects, now):
                 effects = self.location.publish(objects, now)
             case Unpublish(objects, now):
@@ -111,11 +110,10 @@ class Node:
             case Started(members, now):
                 effects = [*self._joining.start(members, now), *self.location.start()]
             case Meet(contacts, now):
-                meet = self._upkeep.consider if self.member else self._joining.start
-                effects = meet(contacts, now)
+                effects = self._joining.meet(contacts, now)
             case Leave():
                 leaving = Leaving(tuple(self.neighbours.leaves)[:MAX_CONTACTS])
-                return [Send(leaf, leaving) for leaf in self.neighbours.leaves]
+                return [Send(known.contact, leaving) for known in self.neighbours.all]
         if self.neighbours.leaves.changes != changes and self.member:
             effects += self._upkeep.leaves_changed(event.now)
         return effects
@@ -126,15 +124,14 @@ class Node:
         if sender.guid == self.contact.guid:
             return [Rejected(sender, "a message in our own name")]
         effects: list[Effect] = []
-        if not _is_from_outside(sender, message) and self.neighbours.heard(sender, now):
-            effects += self._joining.lost_is_back(sender, now)
+        lost = not _is_from_outside(sender, message) and self.neighbours.heard(sender, now)
         match message:
             case Forward():
                 effects += self._on_forward(sender, message, now)
             case Acknowledge(hop):
                 self._answered(hop, sender, now)
             case Found(number, hops):
-                effects += self._on_found(sender, number, hops)
+                effects += self._finding.on_found(sender, number, hops, now)
             case Welcome():
                 effects += self._joining.on_welcome(sender, message, now)
             case Probe():
@@ -149,9 +146,11 @@ class Node:
                     effects += self._joining.settled(sender, now)
             case GetRow():
                 effects += self._upkeep.on_get_row(sender, message)
+            case GetConstrained():
+                effects += self._upkeep.on_get_constrained(sender, message)
             case Row(number):
                 if self._answered(number, sender, now):
-                    effects += self._upkeep.on_row(message, now)
+                    effects += self._upkeep.on_row(sender, message, now)
             case Leaving():
                 effects += self._upkeep.on_leaving(sender, message, now)
             case Located():
@@ -164,6 +163,10 @@ class Node:
                 effects.append(Send(sender, NextHop(number, self.routing.next_hop(key))))
             case NextHop(number):
                 self._answered(number, sender, now)
+        if lost and sender.guid not in self.neighbours.lost:
+            effects += self._joining.lost_is_back(sender, now)
+        elif lost and not self._questions.asks(sender.guid):
+            effects += self._upkeep.probe(sender, now)
         return effects
 
     def _answered(self, number: int, sender: Contact, now: float) -> bool:
@@ -187,50 +190,37 @@ class Node:
         if not isinstance(message.cargo, Find | Join):
             return self.location.send_again(question, message, now)
         onward = self.routing.send_again(question, message, now)
-        return self._deliver(msgspec.structs.replace(message, hops=message.hops - 1)) if onward is None else onward
+        return self._deliver(msgspec.structs.replace(message, hops=message.hops - 1), now) if onward is None else onward
 
     # --- cargo -----------------------------------------------------------------------------------------------------
-
-    def _on_route(self, key: GUID, number: int, now: float) -> list[Effect]:
-        if not self.member:
-            return []
-        self._sought[number] = key
-        if len(self._sought) > UNANSWERED:
-            del self._sought[next(iter(self._sought))]
-        cargo = Forward(0, key, self.contact, number, 0, Find())
-        onward = self.routing.send(cargo, now)
-        return self._on_found(self.contact, number, 0) if onward is None else onward
 
     def _on_forward(self, sender: Contact, message: Forward, now: float) -> list[Effect]:
         if not self.member:
             return []  # who is not sure of its leaves yet would take itself for a root; the sender finds another way
+        if self._questions.full_of_cargo and self.routing.next_hop(message.key) is not None:
+            return []  # what is acknowledged is carried on
         acknowledge = Send(sender, Acknowledge(message.hop))
         if not isinstance(message.cargo, Find | Join):
-            return [acknowledge, *self.location.carry(message, now)]
+            return [acknowledge, *self.location.carry(message, now, (), sender)]
         if isinstance(message.cargo, Join):
             passed = (*message.cargo.passed, self.contact)[:MAX_CONTACTS]
             message = msgspec.structs.replace(message, cargo=Join(passed))
         onward = self.routing.send(message, now, (message.origin.guid,) if isinstance(message.cargo, Join) else ())
-        return [acknowledge, *(self._deliver(message) if onward is None else onward)]
+        return [acknowledge, *(self._deliver(message, now) if onward is None else onward)]
 
-    def _deliver(self, message: Forward) -> list[Effect]:
+    def _deliver(self, message: Forward, now: float) -> list[Effect]:
         """This node is the root."""
         assert isinstance(message.cargo, Find | Join)
         match message.cargo:
             case Find():
                 if message.origin.guid == self.contact.guid:
-                    return self._on_found(self.contact, message.number, message.hops)
+                    return self._finding.on_found(self.contact, message.number, message.hops, now)
                 return [Send(message.origin, Found(message.number, message.hops))]
             case Join(passed):
                 if message.origin.guid == self.contact.guid:
                     return []  # we asked through a node that had been lost, and are our own root there too
                 leaves = tuple(leaf for leaf in self.neighbours.leaves if not self.neighbours.suspect(leaf.guid))
                 return [Send(message.origin, Welcome(message.number, leaves, passed))]
-
-    def _on_found(self, root: Contact, number: int, hops: int) -> list[Effect]:
-        if self._sought.pop(number, None) is None:
-            return []
-        return [Resolved(number, root, hops)]
 
 
 def _is_from_outside(sender: Contact, message: Message) -> bool:

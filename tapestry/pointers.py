@@ -18,11 +18,17 @@ LIFETIME_SECONDS = 600
 """A pointer says how long it holds, no longer than this. A holder that is gone is forgotten by then."""
 
 HOLDERS = 16
-"""Of one object that are remembered."""
+"""Of one object that are remembered. Where there are more, each node keeps some of its own choice, that nobody can
+foresee: liars who all claim an object do not crowd out its holder at every node on the way."""
 
 PER_HOLDER = 100_000
 IN_ALL = 200_000
-"""Pointers kept at most: of one holder, and together."""
+"""Pointers kept at most: of one holder, and together. Where there is no room, who has most gives way to who has less:
+it is the one that floods."""
+
+GREED = 2
+"""Who claims so many times as many objects as another gives way to it: liars that claim them all would take the places
+of those that have some."""
 
 _LEAF_TAG = b"tapestry.pointer.leaf\x00"
 _NODE_TAG = b"tapestry.pointer.node\x00"
@@ -124,9 +130,12 @@ class Kept(NamedTuple):
 class Pointers:
     """What a node knows of who holds what; all of it is checked, none of it lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, secret: bytes) -> None:
+        """By this secret a node chooses whom it remembers, of the holders of an object that has too many."""
+        self._secret = secret
         self._by_object: dict[bytes, dict[tuple[bytes, int], Kept]] = {}
-        self._by_holder: dict[bytes, int] = {}
+        self._by_holder: dict[bytes, dict[tuple[bytes, int], None]] = {}
+        """Of each holder, the objects and salts of its pointers, oldest first."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -143,18 +152,47 @@ class Pointers:
 
     def put(self, pointer: Pointer, salt: int, at_root: bool) -> bool:
         """Keep a checked pointer. False where there is no room for it."""
-        of_object = self._by_object.setdefault(pointer.object, {})
-        place = pointer.holder.guid, salt
-        if place not in of_object:
-            full = self._count >= IN_ALL or self._by_holder.get(pointer.holder.guid, 0) >= PER_HOLDER
-            if full or len(of_object) >= HOLDERS * SALTS:
-                if not of_object:
-                    del self._by_object[pointer.object]
+        holder = pointer.holder.guid
+        if self.get(pointer.object, holder, salt) is None:
+            if not self._has_room(holder) or not self._is_chosen(pointer.object, holder):
                 return False
             self._count += 1
-            self._by_holder[pointer.holder.guid] = self._by_holder.get(pointer.holder.guid, 0) + 1
-        of_object[place] = Kept(pointer, salt, at_root)
+            self._by_holder.setdefault(holder, {})[pointer.object, salt] = None
+        self._by_object.setdefault(pointer.object, {})[holder, salt] = Kept(pointer, salt, at_root)
         return True
+
+    def _has_room(self, holder: bytes) -> bool:
+        """For one more pointer of this holder, if need be since another gives way that has more."""
+        own = self.count_of(holder)
+        if own >= PER_HOLDER:
+            return False
+        if self._count >= IN_ALL:
+            most = max(self._by_holder, key=self.count_of)
+            if self.count_of(most) <= own + 1:
+                return False
+            obj, salt = next(iter(self._by_holder[most]))
+            self._drop(obj, (most, salt))
+        return True
+
+    def _is_chosen(self, obj: bytes, holder: bytes) -> bool:
+        """Whether this is one of the holders of an object to be remembered, if need be in the place of another: of one
+        that claims far more than the most modest of them, or else of one by this node's secret."""
+        holders = {each for each, _ in self._by_object.get(obj, ())}
+        if holder in holders or len(holders) < HOLDERS:
+            return True
+        holders.add(holder)
+        modest = GREED * (min(map(self.count_of, holders)) + SALTS)
+
+        def precedence(each: bytes) -> tuple[bool, bytes]:
+            return self.count_of(each) > modest, sha256(self._secret + obj + each).digest()
+
+        last = max(holders, key=precedence)
+        self.drop_holder(obj, last)
+        return last != holder
+
+    def count_of(self, holder: bytes) -> int:
+        """How many pointers to a holder are kept."""
+        return len(self._by_holder.get(holder, ()))
 
     def holders(self, obj: bytes, now: float) -> list[Contact]:
         """Who holds an object, as far as pointers here say that have not expired, by GUID."""
@@ -177,10 +215,9 @@ class Pointers:
         if not of_object:
             del self._by_object[obj]
         self._count -= 1
-        left = self._by_holder[place[0]] - 1
-        if left:
-            self._by_holder[place[0]] = left
-        else:
+        of_holder = self._by_holder[place[0]]
+        del of_holder[obj, place[1]]
+        if not of_holder:
             del self._by_holder[place[0]]
 
     def expire(self, now: float) -> None:

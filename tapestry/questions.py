@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tapestry.effects import Effect, Send, SetTimer, Timer
-from tapestry.messages import Contact, Message
+from tapestry.messages import Contact, Forward, Message
 from tapestry.neighbours import Neighbours
 
-WAITING = 4096
-"""Questions that wait for an answer at most; nothing is asked above it until some of them are over."""
+WAITING = 2048
+"""Questions of upkeep that wait for an answer at most; none is asked above it until some of them are over."""
+
+CARGO = 2048
+"""Hops of cargo that wait to be acknowledged at most. Upkeep does not take their room: others can make a node ask."""
 
 LATE = 256
 """Questions given up that a late answer still tells a round trip of."""
@@ -35,20 +38,29 @@ class Questions:
         """How many of them each node was asked."""
         self._late: dict[int, Question] = {}
         """The last that were given up. A late answer is none, but it tells how long the node takes now."""
+        self._cargo = 0
+        """How many of those that wait are hops of cargo."""
         self.last = 0
         """Number of the last question."""
 
     def ask(
         self, to: Contact, make: Callable[[int], Message], now: float, tried: tuple[bytes, ...] = ()
     ) -> list[Effect]:
-        """Send the message that `make` returns for a number."""
-        if len(self._waiting) >= WAITING:
+        """Send the message that `make` returns for a number, unless too many wait already."""
+        message = make(self.last + 1)
+        carries = isinstance(message, Forward)
+        if self.full_of_cargo if carries else len(self._waiting) - self._cargo >= WAITING:
             return []
         self.last += 1
-        message = make(self.last)
+        self._cargo += carries
         self._waiting[self.last] = Question(to, now, message, tried)
         self._open[to.guid] += 1
-        return [Send(to, message), SetTimer(Timer("asked", self.last), self._neighbours.timeout_seconds(to.guid))]
+        return [Send(to, message), SetTimer(Timer("asked", self.last), self._neighbours.timeout_seconds(to.guid, now))]
+
+    @property
+    def full_of_cargo(self) -> bool:
+        """Whether no hop can be asked for until some of them are over."""
+        return self._cargo >= CARGO
 
     def asks(self, guid: bytes) -> bool:
         """Whether an answer of this node is being waited for."""
@@ -75,6 +87,7 @@ class Questions:
     def _close(self, number: int) -> Question | None:
         question = self._waiting.pop(number, None)
         if question is not None:
+            self._cargo -= isinstance(question.message, Forward)
             self._open[question.to.guid] -= 1
             if not self._open[question.to.guid]:
                 del self._open[question.to.guid]

@@ -33,13 +33,15 @@ class Routing:
         self._neighbours = neighbours
         self._questions = questions
 
-    def next_hop(self, key: bytes, tried: Container[bytes] = (), barred: bytes | None = None) -> Contact | None:
+    def next_hop(
+        self, key: bytes, tried: Container[bytes] = (), barred: bytes | None = None, constrained: bool = False
+    ) -> Contact | None:
         """The neighbour that is nearer to the root of a key, or None when this node is the root. The one that is barred
         is no root, however often it should be tried."""
         leaves, table = self._neighbours.leaves, self._neighbours.table
         if leaves.covers(key):
             return self._nearest_leaf(key, tried, barred)
-        for contact in table.toward(key):
+        for contact in table.toward(key, constrained):
             if contact.guid not in tried and not self._neighbours.suspect(contact.guid):
                 return contact
         return self._rare_case(key, tried)
@@ -73,7 +75,7 @@ class Routing:
         """Send a cargo on its next hop, or through `first`. None when this node is its root; it is dropped where no way
         is left, as when all neighbours are silent for a moment: the root lies beyond them."""
         joins = cargo.origin.guid if isinstance(cargo.cargo, Join) else None  # perhaps known, from before it stopped
-        to = first or self.next_hop(cargo.key, tried, joins)
+        to = first or self.next_hop(cargo.key, tried, joins, cargo.constrained)
         if to is None and self._neighbours.leaves.covers(cargo.key):
             return None
         if to is None or cargo.hops >= MAX_HOPS or len(tried) >= TRIES:

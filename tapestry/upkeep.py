@@ -8,11 +8,13 @@ sets go to all leaves when a node has come or gone, by the same two messages, an
 from random import Random
 from typing import Literal, TypeAlias
 
+from tapestry.allowance import Allowance
 from tapestry.effects import Effect, Send, SetTimer, Timer
 from tapestry.messages import (
     MAX_CONTACTS,
     Alive,
     Contact,
+    GetConstrained,
     GetRow,
     LeafNews,
     Leaves,
@@ -22,6 +24,7 @@ from tapestry.messages import (
 )
 from tapestry.neighbours import Neighbours
 from tapestry.questions import Question, Questions
+from tapestry.routing_table import nearer
 
 Recovery: TypeAlias = Literal["periodic", "reactive"]
 
@@ -29,10 +32,15 @@ LEAVES_SECONDS = 2.0
 """Leaf sets are compared with one random leaf so often: each is met every 16 s, whoever begins."""
 
 TABLE_SECONDS = 10.0
-"""So often another node's row is looked through for nodes that are nearer than ours. A new member begins with"""
-FIRST_TABLE_SECONDS = 1.0
-"""and waits for a quarter longer each time, as its table holds whoever came first."""
-TABLE_GROWTH = 1.25
+"""So often another node's row is looked through for nodes that are nearer than ours."""
+
+CONSTRAINED_SECONDS = 20.0
+"""So often a leaf is asked for nodes that are nearer to the points of one row: its own points are close by."""
+
+FIRST_SECONDS = 1.0
+GROWTH = 1.25
+"""A new member begins both of these so soon, and waits for a quarter longer each time: its table holds whoever came
+first, perhaps all of them named by one node."""
 
 ROWS = 4
 """Nodes of a row of which the nearest is asked: whoever is near to it is near to us. Always the same one would always
@@ -50,6 +58,10 @@ LOST_AGAIN_SECONDS = 5.0
 
 MOST_SLOWNESS = 2.0
 
+NEWS = MAX_CONTACTS
+NEWS_PER_SECOND = 8.0
+"""Nodes that are asked if they are there on the word of one other, at once and in the long run."""
+
 
 class Upkeep:
     """Compares leaf sets, looks for nearer nodes, and asks the silent ones if they are there."""
@@ -60,7 +72,8 @@ class Upkeep:
         self._questions = questions
         self._choices = choices
         self._reactive = recovery == "reactive"
-        self._table_seconds = FIRST_TABLE_SECONDS
+        self._pauses = {"table": FIRST_SECONDS, "constrained": FIRST_SECONDS}
+        self._news = Allowance(NEWS, NEWS_PER_SECOND)
         self._loss = 0.0
         """Share of recent questions that went without an answer."""
 
@@ -68,7 +81,8 @@ class Upkeep:
         """Set all timers, each at some moment of its period: nodes that begin together do not go on together."""
         periods = (
             *([] if self._reactive else [(Timer("leaves"), LEAVES_SECONDS)]),
-            (Timer("table"), FIRST_TABLE_SECONDS),
+            (Timer("table"), FIRST_SECONDS),
+            (Timer("constrained"), FIRST_SECONDS),
             (Timer("silent"), PROBE_SECONDS),
             (Timer("lost"), LOST_AGAIN_SECONDS),
         )
@@ -78,14 +92,19 @@ class Upkeep:
         slowness = min(1.0 + 2.0 * self._loss, MOST_SLOWNESS)
         return SetTimer(timer, seconds * slowness * self._choices.uniform(0.75, 1.25))
 
+    def _again_later(self, timer: Timer, most_seconds: float) -> SetTimer:
+        self._pauses[timer.kind] = pause = min(self._pauses[timer.kind] * GROWTH, most_seconds)
+        return self._again(timer, pause)
+
     def on_timer(self, timer: Timer, now: float) -> list[Effect]:
         """One of them has fired."""
         match timer.kind:
             case "leaves":
                 return [*self._compare_leaves(now), self._again(timer, LEAVES_SECONDS)]
             case "table":
-                self._table_seconds = min(self._table_seconds * TABLE_GROWTH, TABLE_SECONDS)
-                return [*self._look_through_row(now), self._again(timer, self._table_seconds)]
+                return [*self._look_through_row(now), self._again_later(timer, TABLE_SECONDS)]
+            case "constrained":
+                return [*self._ask_for_constrained(now), self._again_later(timer, CONSTRAINED_SECONDS)]
             case "silent":
                 return [*self._probe_silent(now), self._again(timer, PROBE_SECONDS)]
             case "lost":
@@ -118,7 +137,7 @@ class Upkeep:
 
     def on_leaf_news(self, sender: Contact, message: LeafNews, now: float) -> list[Effect]:
         """Nodes that may belong into our leaf set, and what the sender has in its own."""
-        effects = self.consider(message.contacts, now)
+        effects = self.consider(message.contacts, now, sender)
         if message.names:
             news = self._news_for(sender, message.names)
             if news:
@@ -134,7 +153,7 @@ class Upkeep:
     def on_leaving(self, sender: Contact, message: Leaving, now: float) -> list[Effect]:
         """A node goes, and says so: those that it knew may take its place."""
         self._neighbours.forget(sender.guid, now)
-        return self.consider(message.leaves, now)
+        return self.consider(message.leaves, now, sender)
 
     # --- the table -------------------------------------------------------------------------------------------------
 
@@ -156,9 +175,22 @@ class Upkeep:
         """Another wants to see a row of ours."""
         return [Send(sender, Row(message.id, tuple(self._neighbours.table.row(message.row))))]
 
-    def on_row(self, message: Row, now: float) -> list[Effect]:
+    def _ask_for_constrained(self, now: float) -> list[Effect]:
+        rows, leaves = self._neighbours.table.rows(), list(self._neighbours.leaves)
+        if not rows or not leaves:
+            return []
+        row = self._choices.choice(rows)
+        names = self._neighbours.table.constrained_names(row)
+        return self._questions.ask(self._choices.choice(leaves), lambda number: GetConstrained(number, row, names), now)
+
+    def on_get_constrained(self, sender: Contact, message: GetConstrained) -> list[Effect]:
+        """Another looks for nodes near its points: of all that we know, those that are nearer."""
+        known = (known.contact for known in self._neighbours.all if not known.misses)
+        return [Send(sender, Row(message.id, tuple(nearer(sender.guid, message.row, message.names, known))))]
+
+    def on_row(self, sender: Contact, message: Row, now: float) -> list[Effect]:
         """A row of another's table: those that have no place yet with us, and a few that may be nearer than who has."""
-        effects = self.consider(message.contacts, now)
+        effects = self.consider(message.contacts, now, sender)
         others = [contact for contact in message.contacts if self._is_stranger(contact, now)]
         others.sort(key=lambda contact: -self._neighbours.table.seconds_to(contact.guid))
         for contact in others[:SAMPLED]:
@@ -171,12 +203,13 @@ class Upkeep:
 
     # --- who is there ----------------------------------------------------------------------------------------------
 
-    def consider(self, contacts: tuple[Contact, ...], now: float) -> list[Effect]:
-        """Ask those that have a place here if they are there."""
+    def consider(self, contacts: tuple[Contact, ...], now: float, said_by: Contact | None = None) -> list[Effect]:
+        """Ask those that have a place here if they are there: on the word of another no more than it may cause."""
         return [
             effect
             for contact in contacts
             if self._neighbours.wanted(contact, now) and not self._questions.asks(contact.guid)
+            if said_by is None or contact == said_by or self._news.take(said_by.guid, now)
             for effect in self.probe(contact, now)
         ]
 

@@ -312,3 +312,27 @@ def overlay(directory: Path, jobs: int, as_json: bool) -> None:
 
         overlay_plots.draw(measured, directory)
     show(measured, in_words(measured), as_json)
+
+
+@bench.command("locate")
+@click.option(
+    "--storage",
+    type=click.IntRange(4, 64),
+    default=46,
+    show_default=True,
+    metavar="N",
+    help="Servers beside the ring of four.",
+)
+@json_option
+def locate(storage: int, as_json: bool) -> None:
+    """How soon the overlay finds what real servers hold, while a third of them is killed and cut off; four minutes.
+
+    Starts a ring of four and the storage servers in the temporary directory, all of which are nodes of the overlay.
+    30 % are killed at once and started again. Then all are started anew with relays between two halves, which are cut
+    off from each other for a minute. Each locate ends when the holder itself has answered.
+    """
+    from cluster.bench.locate import Size, in_words
+    from cluster.bench.locate import locate as measure
+
+    measured = measure(Size(storage), say=_tell)
+    show(measured, in_words(measured), as_json)

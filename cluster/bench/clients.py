@@ -7,7 +7,6 @@ the next run, and is counted. The processes start by `spawn`: what is measured s
 import asyncio
 import gc
 import multiprocessing
-import multiprocessing.connection
 import os
 import resource
 import signal
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, TypeAlias
 
 from cluster.bench.usage import cpu_seconds
+from cluster.processes import end_with_parent
 from pond.errors import PondError, Unavailable
 
 OPENED_AT_ONCE = 8
@@ -161,17 +161,10 @@ def _answer(pipe: Connection, seconds: float) -> Ran:
 
 def _serve(pipe: Connection, task: Task, shared: _Shared) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a client has some thirty descriptors
     asyncio.run(_work(pipe, task, shared))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "client processes are started by a benchmark"
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(0)
 
 
 async def _work(pipe: Connection, task: Task, shared: _Shared) -> None:

@@ -3,18 +3,24 @@
 Machines are shared and noisy, so figures are compared as ratios to this floor, measured in the same run.
 """
 
+import asyncio
 import hashlib
+import multiprocessing
 import os
 import socket
 import tempfile
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
 
 from bft.secret import Secret
 from bft.signatures import Ed25519Signer, Ed25519Verifier
 from cluster.answers import Ceiling, Floor, ReadFloor
+from cluster.processes import end_with_parent
+from pond.errors import Unavailable
+from pond.transport import ClientPort, Remote, ServerLinks
 
 ROUNDS = 200
 SYNCS = 3
@@ -28,6 +34,9 @@ READ_ROUND_TRIPS = 2
 
 LARGE_BYTES = 4_000_000
 """Content of many writes that goes to the disk at once, when there are many."""
+
+ECHO_SECONDS = 30.0
+MAX_ECHO_BYTES = 1024
 
 CHECKS = 2
 """Signature checks in a row: the client's by the primary, then the proposal's by a backup beside the client's."""
@@ -80,6 +89,59 @@ def reading(payload_bytes: int) -> ReadFloor:
         cores=cores,
         per_second=cores * 1000 / (READ_ROUND_TRIPS * round_trip + check + hashing),
     )
+
+
+def question() -> float:
+    """A question of 64 bytes that another process answers with the same, over our ports and links (ZeroMQ, CURVE) and
+    nothing else: median milliseconds. Raises Unavailable."""
+    seed = Secret(os.urandom(32))
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_echo, args=(theirs, seed.reveal()), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(ECHO_SECONDS):
+            raise Unavailable("a process that answers questions does not start")
+        return asyncio.run(_ask_echo(Remote(Ed25519Signer(seed).public_key, ours.recv())))
+    finally:
+        process.kill()
+        process.join()
+
+
+async def _ask_echo(remote: Remote) -> float:
+    loop = asyncio.get_running_loop()
+    answered = asyncio.Event()
+    links = ServerLinks({0: remote}, lambda burst: answered.set(), MAX_ECHO_BYTES)
+    times = []
+    try:
+        for _ in range(ROUNDS):
+            began = loop.time()
+            answered.clear()
+            links.send(0, b"x" * 64)
+            async with asyncio.timeout(ECHO_SECONDS):
+                await answered.wait()
+            times.append(loop.time() - began)
+    except TimeoutError:
+        raise Unavailable("a process that answers questions does not answer") from None
+    finally:
+        links.close()
+    return sorted(times)[ROUNDS // 2] * 1000
+
+
+def _echo(pipe: Connection, seed: bytes) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    asyncio.run(_answer_all(pipe, Secret(seed)))
+
+
+async def _answer_all(pipe: Connection, seed: Secret) -> None:
+    def received(burst: list[tuple[bytes, str, bytes]]) -> None:
+        for client, _, data in burst:
+            port.send(client, data)
+
+    port = ClientPort(seed, "tcp://127.0.0.1:*", received, MAX_ECHO_BYTES)
+    pipe.send(port.address)
+    await asyncio.Event().wait()
 
 
 def _median_ms(step: Callable[[], object], rounds: int) -> float:

@@ -131,6 +131,16 @@ class OwnerKey(Answer, frozen=True, kw_only=True):
     """What others know the owner by; the `writer` in logs."""
 
 
+class WalkedHop(Answer, frozen=True, kw_only=True):
+    """A node on the way to a root, asked for the next one."""
+
+    name: str | None
+    """Null when the cluster's file does not have it."""
+    guid: str
+    ms: float | None
+    """Until it had answered; null when it did not."""
+
+
 class RouteFound(Answer, frozen=True, kw_only=True):
     """`overlay route`: the root of a key, as one server found it."""
 
@@ -142,6 +152,10 @@ class RouteFound(Answer, frozen=True, kw_only=True):
     root_guid: str
     hops: int
     ms: float
+    """For all of the way, from node to node, and the answer."""
+    walk: list[WalkedHop]
+    """The way as its nodes tell it, each asked for the next one; other than the way above where one of these was passed
+    over, and shorter where one does not answer."""
 
 
 class KnownNode(Answer, frozen=True, kw_only=True):

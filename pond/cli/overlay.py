@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pond.cli.answers import KnownNode, NodeTable, ObjectFound, ObjectPublished, RouteFound, show, table
+from pond.cli.answers import (
+    KnownNode,
+    NodeTable,
+    ObjectFound,
+    ObjectPublished,
+    RouteFound,
+    WalkedHop,
+    show,
+    table,
+)
 from pond.cli.options import cluster_option, json_option, named_cluster, one_line, shown, timeout_option
 
 if TYPE_CHECKING:
+    from pond.client import overlay as client
+    from pond.protocol import RootFound
     from pond.servers import Listed
 
 
@@ -63,7 +74,11 @@ def _name(servers: "Sequence[Listed]", guid: bytes) -> str | None:
 @cluster_option
 @json_option
 def route(key: str, via: str | None, timeout: float, as_json: bool) -> None:
-    """Find the root of GUID, 64 base-16 digits, or of a server's own GUID, given its name."""
+    """Find the root of GUID, 64 base-16 digits, or of a server's own GUID, given its name.
+
+    The question goes from node to node. Then the nodes of the way are asked one after another which is the next, with
+    the time that each took to answer.
+    """
     from pond.client import overlay as client
     from tapestry import guid
 
@@ -75,7 +90,20 @@ def route(key: str, via: str | None, timeout: float, as_json: bool) -> None:
         if not named:
             raise click.BadParameter(f"{shown(key)} is neither 64 base-16 digits nor a server's name") from None
         place = named[0]
-    by, found = asyncio.run(client.route(_through(servers, via), place, timeout))
+
+    async def both_ways() -> "tuple[Listed, RootFound, list[client.Hop]]":
+        by, found = await client.route(_through(servers, via), place, timeout)
+        return by, found, await client.walk(servers, by, place, timeout)
+
+    by, found, walked = asyncio.run(both_ways())
+    walk = [
+        WalkedHop(
+            name=_name(servers, hop.guid),
+            guid=hop.guid.hex(),
+            ms=None if hop.seconds is None else round(1000 * hop.seconds, 3),
+        )
+        for hop in walked
+    ]
     answer = RouteFound(
         key=place.hex(),
         source=by.name,
@@ -83,18 +111,31 @@ def route(key: str, via: str | None, timeout: float, as_json: bool) -> None:
         root_guid=found.root.hex(),
         hops=found.hops,
         ms=round(found.ms, 3),
+        walk=walk,
     )
     root = answer.root or answer.root_guid
-    show(answer, f"{root} is the root of {answer.key}.\n\n{_drawn(by.name, root, found.hops, found.ms)}", as_json)
+    passed = [hop.name or hop.guid for hop in walk]
+    between = passed[1:-1] if passed[-1] == root and len(passed) == found.hops + 1 else None
+    drawn = _drawn(by.name, root, found.hops, found.ms, between)
+    show(answer, f"{root} is the root of {answer.key}.\n\n{drawn}\n\n{_walk_text(walk)}", as_json)
 
 
-def _drawn(source: str, target: str, hops: int, ms: float) -> str:
-    """The way, as far as it is known: where it began, how many hops it had and how long they took, and its end."""
+def _drawn(source: str, target: str, hops: int, ms: float, between: "Sequence[str] | None" = None) -> str:
+    """The way, as far as it is known: where it began, what was between, how long all hops took, and its end."""
     if source == target and not hops:
         return f"  {source}"
     way = f"{hops} hop{'' if hops == 1 else 's'}, {ms:.1f} ms"
-    between = " ".join(["─▶ ·"] * (hops - 1) + ["─▶"])
-    return f"  {source} {between} {target}      {way}"
+    names = ["·"] * (hops - 1) if between is None else between
+    return f"  {' ─▶ '.join((source, *names, target))}      {way}"
+
+
+def _walk_text(walk: "Sequence[WalkedHop]") -> str:
+    """The nodes that were asked one after another, and how long each took."""
+    rows: list[Sequence[object]] = [("HOP", "NODE", "GUID", "ANSWER")]
+    for number, hop in enumerate(walk):
+        answered = "none" if hop.ms is None else f"{hop.ms:.1f} ms"
+        rows.append((number, hop.name or "-", hop.guid[:16], answered))
+    return table(rows, right=(0, 3))
 
 
 @overlay.command("table")
@@ -152,13 +193,13 @@ def _table_text(found: NodeTable) -> str:
 @cluster_option
 @json_option
 def locate(name: str, via: str | None, timeout: float, as_json: bool) -> None:
-    """Find a server that holds the test object NAME."""
+    """Find a server that holds the test object NAME, and says so itself when it is asked."""
     from pond.client import overlay as client
     from pond.errors import NotFound
 
     servers = _servers()
     obj = client.object_of(_checked(name))
-    by, found = asyncio.run(client.locate(_through(servers, via), obj, timeout))
+    by, found = asyncio.run(client.locate(servers, _through(servers, via), obj, timeout))
     if found.holder is None:
         raise NotFound(
             f"no server is known to hold the test object {shown(name)}: publish it with `pond overlay publish`"
@@ -174,7 +215,7 @@ def locate(name: str, via: str | None, timeout: float, as_json: bool) -> None:
     )
     holder = answer.holder or answer.holder_guid
     drawn = _drawn(by.name, holder, found.hops, found.ms)
-    show(answer, f"{holder} says that it holds {one_line(name)} ({answer.object}).\n\n{drawn}", as_json)
+    show(answer, f"{holder} answers that it holds {one_line(name)} ({answer.object}).\n\n{drawn}", as_json)
 
 
 @overlay.command()

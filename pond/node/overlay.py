@@ -22,11 +22,13 @@ from pond.logs import Log
 from pond.node.clock import Clock
 from pond.node.metrics import OverlayMetrics
 from pond.protocol import (
+    FindNextHop,
     FindRoot,
     GetNeighbours,
     GetOverlay,
     LocateObject,
     Neighbour,
+    NextHopFound,
     ObjectLocated,
     OverlayNeighbours,
     OverlayQuestion,
@@ -70,7 +72,7 @@ LONGEST_TRY_SECONDS = 4.0
 """Another server is asked to let this node in after so long, and longer each time."""
 
 FIRST_SECONDS = 0.4
-NEXT_FIRST_SECONDS = 8.0
+NEXT_FIRST_SECONDS = 4.0
 """When no member answers, the first server of the cluster file begins the overlay after FIRST_SECONDS, the next one
 after NEXT_FIRST_SECONDS, each further one so much later again."""
 
@@ -415,10 +417,13 @@ class Overlay:
                 answer(Overloaded(question.ask, round(1000 * AGAIN_SECONDS)))
             case PublishTest(ask, label, held):
                 answer(self._publish(ask, guid_of_test(label), held))
+            case FindNextHop(ask, key):
+                following = self._core.routing.next_hop(key)
+                answer(NextHopFound(ask, None if following is None else following.guid))
             case FindRoot(_, key):
                 self._step(core.Route(key, self._remember(question, answer), self._now()))
-            case LocateObject(_, obj):
-                self._step(core.Locate(obj, self._remember(question, answer), (), self._now()))
+            case LocateObject(_, obj, passed_over):
+                self._step(core.Locate(obj, self._remember(question, answer), passed_over, self._now()))
 
     def _remember(self, question: FindRoot | LocateObject, answer: Callable[[Reply], None]) -> int:
         number = self._choices.getrandbits(48)

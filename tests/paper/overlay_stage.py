@@ -10,16 +10,18 @@ A way takes the same time with each message, and once the reader looks nobody do
 what a scene says, so that what is told follows from the rules alone.
 """
 
+from random import Random
 from typing import Literal
 
 from tapestry import effects
-from tapestry.effects import Effect, Event, Joined, Resolved, Timer, TimerFired
+from tapestry.effects import Effect, Event, Joined, LocatedAt, NotFound, Resolved, Timer, TimerFired
 from tapestry.messages import (
     NAME_BYTES,
     Acknowledge,
     Alive,
     AskNextHop,
     Contact,
+    Copies,
     Find,
     Forward,
     Found,
@@ -28,16 +30,22 @@ from tapestry.messages import (
     LeafNews,
     Leaves,
     Leaving,
+    Locate,
+    Located,
     Message,
     NextHop,
+    NotLocated,
     Probe,
+    Publish,
     Row,
     Welcome,
 )
+from tapestry.node import Node
 from tests.unit.tapestry.model import digits
 from tests.unit.tapestry.stage import Stage
+from tests.unit.tapestry.test_pointers import Keys
 
-PERIODIC = ("leaves", "table", "silent", "lost", "own root", "pointers", "republish")
+PERIODIC = ("leaves", "table", "constrained", "silent", "lost", "own root", "pointers", "republish")
 
 
 class Told(Stage):
@@ -50,6 +58,7 @@ class Told(Stage):
         """Kinds that are not written down, but where `watched` says or hears them."""
         self.watched = ""
         """A node of which everything is written down."""
+        self.keys: dict[str, Keys] = {}
         self.quiet = True
         """Nothing is written down."""
 
@@ -69,6 +78,29 @@ class Told(Stage):
             self.run(2.5)
         self.run_until(self.settled, 60)
         assert self.settled()
+
+    def prepare_with_keys(self, *names: str) -> None:
+        """Nodes that can sign, whose GUIDs are the hashes of their keys, have joined before the reader looks."""
+        for name in names:
+            keys = self.keys[name] = Keys(name)
+            self.add(keys.contact, [self.contacts[other] for other in list(self.nodes)[:1]])
+            self.run(2.5)
+        self.run_until(self.settled, 60)
+
+    def make(self, contact: Contact, choices: Random) -> Node:
+        """With keys, where it has some."""
+        return Node(contact, choices, keys=self.keys.get(contact.address))
+
+    def publish(self, name: str, obj: bytes) -> None:
+        """A node says that it holds an object."""
+        self._say(f"{name}: publishes", "the object")
+        self.step(name, effects.Publish((obj,), self.now))
+
+    def locate(self, name: str, obj: bytes, *passed_over: str) -> None:
+        """A node looks for a holder of an object, but for these."""
+        self._say(f"{name}: seeks", "the object" + (f", not of {' '.join(passed_over)}" if passed_over else ""))
+        guids = tuple(self.contacts[other].guid for other in passed_over)
+        self.step(name, effects.Locate(obj, next(self._numbers), guids, self.now))
 
     def seek(self, name: str, key: str) -> None:
         """A node looks for the root of a key that begins so."""
@@ -103,6 +135,10 @@ class Told(Stage):
                     self._say(f"{name}: member", "")
                 case Resolved(_, root, hops):
                     self._say(f"{name}: answer", f"the root is {root.address}, {_hops(hops)}")
+                case LocatedAt(_, pointer, hops):
+                    self._say(f"{name}: answer", f"{pointer.holder.address} holds it, {_hops(hops)}")
+                case NotFound():
+                    self._say(f"{name}: answer", "nobody holds it")
         return done
 
     def _is_told(self, sender: str, to: str, message: Message | None) -> bool:
@@ -129,6 +165,19 @@ class Told(Stage):
                 return f"FORWARD hop {hops}: {origin.address} seeks the root of {_short(key)}"
             case Forward(_, key, origin, _, hops, Join(passed)):
                 return f"FORWARD hop {hops}: {origin.address} joins at {_short(key)}; passed {_names(passed)}"
+            case Forward(hops=hops, cargo=Publish(pointer, salt), constrained=constrained):
+                way = ", constrained" if constrained else ""
+                return f"FORWARD hop {hops}{way}: {pointer.holder.address} publishes at root {salt}"
+            case Forward(origin=origin, hops=hops, cargo=Locate(_, salt, holder, _), constrained=constrained):
+                way = ", constrained" if constrained else ""
+                at = f"; {self._name(holder)} has said that it holds it" if holder else ""
+                return f"FORWARD hop {hops}{way}: {origin.address} seeks the object at root {salt}{at}"
+            case Copies(pointers):
+                return "COPIES " + ", ".join(f"{kept.holder.address} at root {salt}" for salt, kept in pointers)
+            case Located(_, _, hops):
+                return f"LOCATED after {_hops(hops)}"
+            case NotLocated(_, hops):
+                return f"NOT-LOCATED after {_hops(hops)}"
             case Welcome(_, leaves, passed):
                 return f"WELCOME leaves {_names(leaves)}; passed {_names(passed)}"
             case Found(_, hops):
@@ -150,6 +199,9 @@ class Told(Stage):
                 return f"NEXT-HOP {contact.address if contact else 'none, it is me'}"
             case _:
                 return _kind(message)
+
+    def _name(self, guid: bytes) -> str:
+        return next(name for name, contact in self.contacts.items() if contact.guid == guid)
 
     def _named(self, names: bytes) -> str:
         beginnings = {contact.guid[:NAME_BYTES]: name for name, contact in self.contacts.items()}

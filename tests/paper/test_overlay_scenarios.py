@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.messages import Acknowledge, Alive, GetRow, LeafNews, Leaves, Probe, Row
+from tapestry.messages import Acknowledge, Alive, GetConstrained, GetRow, LeafNews, Leaves, Probe, Row
 from tests.paper.overlay_stage import Told
 
 FOLDER = Path(__file__).parent / "overlay_scenarios"
@@ -80,7 +80,7 @@ def failure_of_a_next_hop() -> Told:
     """Bamboo, 4.3: who does not acknowledge is passed over at once, and asked if it is there until it is given up."""
     stage = Told("failure", unsaid=(Leaves, LeafNews, GetRow, Row))
     stage.prepare(**{f"n{place:02x}": f"{place:02x}" for place in range(4, 256, 7)})
-    stage.run(30.0)
+    stage.run(30.5)
     hop = stage.nodes["n04"].routing.next_hop(bytes.fromhex("a1" + "00" * 31))
     assert hop is not None
     stage.crash(hop.address)
@@ -143,7 +143,7 @@ def comparing_leaf_sets() -> Told:
     """Bamboo, 3.2: push and pull with one leaf at a time; the third message brings back what the second showed."""
     stage = Told("compare", unsaid=(GetRow, Row))
     stage.prepare(alice="2a", bob="9b", carol="5c", dave="5d")
-    stage.run(20.9)
+    stage.run(21.9)
     for name, other in (("alice", "carol"), ("alice", "dave"), ("bob", "dave")):
         neighbours = stage.nodes[name].neighbours
         neighbours.forget(stage.contacts[other].guid, stage.now)
@@ -162,13 +162,46 @@ def meeting_again() -> Told:
     stage = Told("meet", unsaid=(Leaves, LeafNews, GetRow, Row))
     stage.prepare(alice="2a", bob="9b", carol="5c", dave="c1")
     stage.split(["alice", "bob"], ["carol", "dave"])
-    stage.run(120.0)
+    stage.run(121.0)
     stage.heal()
     stage.scene("alice and bob, carol and dave have given each other up; now messages pass again, and bob asks")
     while not any(" > " in line for line in stage.lines):
         stage.fire("bob", "lost")
     stage.run(1.0)
     assert stage.settled(), stage.story("")
+    return stage
+
+
+OBJECT = b"o" * 32
+
+
+def publishing() -> Told:
+    """Tapestry, III-C: a pointer to the root of each salt, kept by those on the way and by those near the root."""
+    stage = Told("publish", unsaid=(Acknowledge, Leaves, LeafNews, Probe, Alive, GetRow, GetConstrained, Row))
+    stage.prepare_with_keys("alice", "bob", "carol", "dave", "erin", "frank")
+    stage.run(9.1)
+    stage.scene("alice holds an object")
+    stage.publish("alice", OBJECT)
+    stage.run(0.3)
+    return stage
+
+
+def locating() -> Told:
+    """Tapestry, III-C: towards a root until a node has a pointer, and from there to the holder. What one says that
+    does not give it, another may have."""
+    stage = Told("locate", unsaid=(Acknowledge, Leaves, LeafNews, Probe, Alive, GetRow, GetConstrained, Row))
+    stage.prepare_with_keys("alice", "bob", "carol", "dave", "erin", "frank")
+    for name in ("alice", "carol"):
+        stage.publish(name, OBJECT)
+        stage.run(2.0)
+    stage.scene("bob seeks an object that alice and carol hold")
+    stage.locate("bob", OBJECT)
+    stage.run(0.3)
+    stage.scene("carol does not give it: bob asks on, by constrained entries, at all roots at once")
+    stage.locate("bob", OBJECT, "carol")
+    stage.run(0.3)
+    stage.scene("alice seeks what she holds")
+    stage.locate("alice", OBJECT)
     return stage
 
 
@@ -183,6 +216,8 @@ SCENARIOS = [
     leaving,
     comparing_leaf_sets,
     meeting_again,
+    publishing,
+    locating,
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cluster.bench import locate as overlay
 from cluster.bench.writes import PHASES, Size, write_latency
 from tests.process.commands import run
 
@@ -126,3 +127,23 @@ def test_endurance_tells_memory_and_what_the_logs_hold(measured: Any) -> None:
     assert all(look["anonymous_bytes"] > 10_000_000 for look in looks)
     assert looks[-1]["disk_bytes"] > 200 * 4096
     assert all(0 < batches <= found["log_limit"] for batches in found["log_batches"])
+
+
+def test_the_overlay_is_measured_while_servers_are_killed_and_cut_off(tmp_path: Path) -> None:
+    size = overlay.Size(storage=4, objects=12, per_second=25, quiet_seconds=1, killed_seconds=3, cut_seconds=4)
+    found = overlay.locate(size, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (found.servers, len(found.killed)) == (8, 2)
+    for joined, servers in zip(found.joins, (8, 2), strict=True):
+        assert joined.n == servers
+        assert 0 < joined.p50_ms <= joined.p95_ms <= joined.max_ms
+        assert joined.node_p95_ms < joined.p95_ms
+    quiet, killed, cut, healed = found.results
+    for row, locates in ((quiet, 25), (killed, 75), (cut, 100), (healed, 25)):
+        assert row.n == locates
+        assert 0 < row.p50_ms <= row.p95_ms <= row.p99_ms <= row.max_ms
+        assert row.ratio_to_floor > 1
+    assert quiet.failed == killed.failed == healed.failed == 0
+    assert found.success_by_second == [1.0] * 3
+    assert found.two_roots > 0, "the halves do not see each other"
+    assert found.one_root_seconds < 30

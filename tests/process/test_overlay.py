@@ -6,20 +6,24 @@ import random
 import urllib.request
 from collections.abc import Callable
 from hashlib import sha256
-from time import monotonic
+from time import monotonic, time
 
 import pytest
+from msgspec.structs import replace
 
 from bft.secret import Secret
-from bft.signatures import Ed25519Signer
+from bft.signatures import Ed25519Signer, Ed25519Verifier
 from cluster.layout import open_layout
 from pond import keys
 from pond.client import overlay as client
 from pond.config import ClusterFile
+from pond.node.overlay import NodeKeys
 from pond.servers import Listed, listed
 from pond.transport import OverlayPort, Remote
-from tapestry.messages import Contact, Find, Forward, LeafNews, Leaving, Row, encode
-from tapestry.pointers import node_guid
+from pond.transport.overlay import MAX_OVERLAY_BYTES
+from tapestry.location import CHECKS
+from tapestry.messages import SALTS, Contact, Find, Forward, LeafNews, Leaving, Pointer, Publish, Row, encode
+from tapestry.pointers import make, node_guid, root_key
 from tests.process.commands import answer, check_failed, pond, run
 from tests.process.conftest import stop
 
@@ -90,6 +94,10 @@ def test_every_server_finds_the_same_roots(cluster):
     assert found[-1] == {every[5].guid}
     told = answer(cluster, "overlay", "route", chosen[0].hex(), "--via", "storage-1")
     assert (told["source"], told["root_guid"]) == ("storage-1", found[0].pop().hex())
+    assert told["walk"][0]["name"] == "storage-1"
+    assert told["walk"][-1]["guid"] == told["root_guid"]
+    assert len(told["walk"]) == told["hops"] + 1
+    assert all(hop["ms"] > 0 for hop in told["walk"])
     assert "storage-1 is the root of" in pond(cluster, "overlay", "route", "storage-1").decode()
 
 
@@ -124,7 +132,7 @@ def test_objects_are_located_while_servers_die_and_come_back(cluster):
     thing = client.object_of("thing")
 
     async def holders() -> set[bytes | None]:
-        found = await asyncio.gather(*(client.locate([server], thing, DEADLINE_SECONDS) for server in alive))
+        found = await asyncio.gather(*(client.locate(alive, [server], thing, DEADLINE_SECONDS) for server in alive))
         return {located.holder for _, located in found}
 
     for _ in range(3):
@@ -149,13 +157,14 @@ def test_a_paused_server_and_those_that_are_down_come_back_by_name(cluster):
     assert all_joined(cluster)
 
 
-def refused(cluster, name: str) -> float:
-    """Messages of the overlay, or parts of them, that a server has dropped."""
+def refused(cluster, name: str, why: str = "") -> float:
+    """Messages of the overlay, or parts of them, that a server has dropped; of those for this reason."""
     layout = open_layout(cluster)
     [server] = layout.named((name,))
     with urllib.request.urlopen(f"http://{server.member.metrics_address}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("pond_overlay_rejected_total"))
+    reasons = [line for line in lines if line.startswith("pond_overlay_rejected_total") and why in line]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in reasons)
 
 
 def test_a_key_that_the_cluster_does_not_list_gets_nothing_through(cluster):
@@ -178,13 +187,19 @@ def test_a_key_that_the_cluster_does_not_list_gets_nothing_through(cluster):
     assert refused(cluster, "ring-1") == before
 
 
-def test_whatever_the_key_of_a_dead_server_sends_the_others_stay_up(cluster):
+@pytest.fixture(scope="module")
+def seed(cluster):
+    """The key of storage-4, which is dead while others speak in its name: an admitted node that does as it likes."""
+    pond(cluster, "cluster", "kill", "storage-4")
+    yield keys.read_key(open_layout(cluster).storage[4].directory / "node.key", keys.Kind.NODE)
+    pond(cluster, "cluster", "restart", "storage-4")
+    assert all_joined(cluster)
+
+
+def test_whatever_the_key_of_a_dead_server_sends_the_others_stay_up(cluster, seed):
     """Random bytes, and contacts that nobody knows or that are said to be elsewhere."""
     draw = random.Random(3)
-    pond(cluster, "cluster", "kill", "storage-4")
     liar, victims = named(cluster, "storage-4"), [named(cluster, name) for name in ("ring-1", "storage-6")]
-    place = open_layout(cluster).storage[4].directory
-    seed = keys.read_key(place / "node.key", keys.Kind.NODE)
     assert node_guid(Ed25519Signer(seed).public_key) == liar.guid
     forged = tuple(Contact(draw.randbytes(32), "tcp://127.0.0.1:9") for _ in range(64))
     moved = tuple(Contact(server.guid, "tcp://127.0.0.1:9") for server in servers(cluster))
@@ -213,14 +228,55 @@ def test_whatever_the_key_of_a_dead_server_sends_the_others_stay_up(cluster):
         finally:
             port.close()
 
-    try:
-        asyncio.run(lie())
-        for victim in victims:
-            told = asyncio.run(client.neighbours(victim, DEADLINE_SECONDS))
-            assert told.status.joined
-            assert {one.guid for one in told.neighbours} <= {server.guid for server in servers(cluster)}
-            assert asyncio.run(client.route([victim], liar.guid, DEADLINE_SECONDS))
-        pond(cluster, "put", "notes", stdin=b"the ring goes on")
-    finally:
-        pond(cluster, "cluster", "restart", "storage-4")
-    assert all_joined(cluster)
+    asyncio.run(lie())
+    for victim in victims:
+        told = asyncio.run(client.neighbours(victim, DEADLINE_SECONDS))
+        assert told.status.joined
+        assert {one.guid for one in told.neighbours} <= {server.guid for server in servers(cluster)}
+        assert asyncio.run(client.route([victim], liar.guid, DEADLINE_SECONDS))
+    pond(cluster, "put", "notes", stdin=b"the ring goes on")
+
+
+def test_forged_replayed_and_oversized_pointers_of_an_admitted_key_change_nothing(cluster, seed):
+    """More of them than are checked, and a message larger than any may be; the server is up, and keeps what it kept."""
+    pond(cluster, "overlay", "publish", "theirs", "storage-2")
+    liar, victim, other = (named(cluster, name) for name in ("storage-4", "storage-6", "storage-2"))
+    signer = NodeKeys(Ed25519Signer(seed), Ed25519Verifier())
+    at = Contact(liar.guid, liar.overlay_address or "")
+    now, objects = int(time()), [sha256(b"%d" % number).digest() for number in range(256)]
+    theirs = client.object_of("theirs")
+
+    def publish(pointer: Pointer, number: int) -> bytes:
+        return encode(Forward(number, root_key(pointer.object, 0), at, number, 0, Publish(pointer, 0)))
+
+    withdrawn = next(make(signer, at, objects[:1], now + 2, now + 2))
+    replayed = next(make(signer, at, objects[:1], now, now + 600))
+    in_their_name = next(make(signer, Contact(other.guid, other.overlay_address or ""), [theirs], now + 5, now + 5))
+    signed = list(make(signer, at, objects, now, now + 600))
+    unsigned = [replace(signed[number % 256], signature=os.urandom(64)) for number in range(CHECKS)]
+    before = asyncio.run(client.neighbours(victim, DEADLINE_SECONDS)).status.pointers
+
+    async def lie() -> None:
+        port = OverlayPort(seed, ANYWHERE, lambda burst: None, 10 * MAX_OVERLAY_BYTES)
+        try:
+            port.set_nodes({victim.guid: Remote(victim.public_key, victim.overlay_address or "")})
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                messages = [withdrawn, replayed, in_their_name, *unsigned]
+                while not refused(cluster, victim.name, "more pointers than are checked"):
+                    for number, pointer in enumerate(messages):
+                        while not port.send(victim.guid, publish(pointer, number)):
+                            await asyncio.sleep(0)
+                    messages = unsigned
+                port.send(victim.guid, bytes(9 * MAX_OVERLAY_BYTES))
+                while victim.guid in port.connected:
+                    await asyncio.sleep(0)
+        finally:
+            port.close()
+
+    asyncio.run(lie())
+    for why in ("older pointer", "key is another", "holder did not sign"):
+        assert refused(cluster, victim.name, why), why
+    told = asyncio.run(client.neighbours(victim, DEADLINE_SECONDS))
+    assert told.status.joined
+    assert told.status.pointers <= before + SALTS, "of what the liar signed, only that it holds nothing any more"
+    assert answer(cluster, "overlay", "locate", "theirs", "--via", victim.name)["holder"] == other.name

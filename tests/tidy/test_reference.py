@@ -8,7 +8,12 @@ from pond.cli.main import main
 from tests.tidy.reference import cli_page, config_page
 
 ROOT = Path(__file__).parents[2]
-ANSWERS = ("pond/cli/answers.py", "cluster/answers.py", "cluster/sim/churn/answers.py")
+ANSWERS = (
+    "pond/cli/answers.py",
+    "cluster/answers.py",
+    "cluster/sim/churn/answers.py",
+    "cluster/bench/locate_answers.py",
+)
 
 
 @pytest.mark.parametrize("name", ["cli.md", "config.md"])

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tapestry.allowance import Allowance
 from tapestry.effects import Received, Rejected, Route, Send, SetTimer
+from tapestry.finding import UNANSWERED
 from tapestry.joining import WAYS
 from tapestry.leaf_set import SIDE
 from tapestry.messages import (
@@ -38,9 +40,10 @@ from tapestry.messages import (
     encode,
 )
 from tapestry.neighbours import LOST
-from tapestry.node import UNANSWERED, Node
-from tapestry.questions import LATE, WAITING
+from tapestry.node import Node
+from tapestry.questions import CARGO, LATE, WAITING
 from tapestry.routing_table import SLOT
+from tapestry.upkeep import NEWS, NEWS_PER_SECOND
 from tests.unit.tapestry import model
 from tests.unit.tapestry.stage import Stage
 from tests.untrusted.generate import Generator
@@ -125,12 +128,13 @@ def check_bounds(node: Node) -> None:
     assert node.contact.guid not in guids
     assert len(neighbours.leaves) <= 2 * SIDE
     slots = Counter(neighbours.table._place(contact.guid) for contact in neighbours.table)
-    assert max(slots.values(), default=0) <= SLOT
+    assert max(slots.values(), default=0) <= SLOT + 1, "and a constrained entry"
     assert len(neighbours.lost) <= LOST
-    assert len(questions._waiting) <= WAITING
+    assert len(questions._waiting) <= WAITING + CARGO
+    assert questions._cargo == sum(isinstance(asked.message, Forward) for asked in questions._waiting.values())
     assert len(questions._late) <= LATE
     assert sum(questions._open.values()) == len(questions._waiting)
-    assert len(node._sought) <= UNANSWERED
+    assert len(node._finding._sought) <= UNANSWERED
     assert len(node._joining._greeted) <= WAITING
     assert len(node._joining._passed) <= MAX_CONTACTS
     assert len(node.location.pointers) == 0, "nobody signed one"
@@ -205,20 +209,71 @@ def test_who_joins_among_liars_stays_up_and_small_and_joins(seed: int) -> None:
     assert node.member
 
 
-def test_a_flood_of_news_costs_a_node_its_questions_for_no_longer_than_they_wait() -> None:
-    """While it lasts nothing more is asked than WAITING at a time; then all is as before."""
+def test_a_flood_of_news_of_one_member_makes_a_node_ask_few() -> None:
+    """It may speak of NEWS nodes at once, and then of NEWS_PER_SECOND; others are not made to wait for it."""
+    stage = Stage("flood of one")
+    stage.grow(6)
+    node, draw = stage.nodes["n0"], Random("flood")
+    before = len(node._questions._waiting)
+    for _ in range(20):
+        stage.step("n0", Received(stage.contacts["n1"], news(draw), stage.now))
+    assert len(node._questions._waiting) - before == NEWS
+    stage.run(2.0)
+    asked = node._questions.last
+    for _ in range(20):
+        stage.step("n0", Received(stage.contacts["n1"], news(draw), stage.now))
+    assert 0 < node._questions.last - asked <= 2.0 * NEWS_PER_SECOND
+    asked = node._questions.last
+    stage.step("n0", Received(stage.contacts["n2"], news(draw), stage.now))
+    assert node._questions.last - asked > 2.0 * NEWS_PER_SECOND
+    assert len(node._upkeep._news) == 2
+
+
+def news(draw: Random) -> LeafNews:
+    """Of nodes that do not exist."""
+    return LeafNews(0, tuple(Contact(draw.randbytes(32), "nowhere") for _ in range(MAX_CONTACTS)), b"")
+
+
+def test_a_flood_of_news_of_all_costs_a_node_its_upkeep_for_no_longer_than_its_questions_wait() -> None:
+    """While it lasts nothing more is asked than WAITING at a time, and cargo goes its way; then all is as before."""
     stage = Stage("flood")
     stage.grow(6)
     node, draw = stage.nodes["n0"], Random("flood")
+    node._upkeep._news = Allowance(2 * WAITING, 0.0)  # as if all the liars of a large overlay spoke as one
     for _ in range(2 * WAITING // MAX_CONTACTS):
-        news = LeafNews(0, tuple(Contact(draw.randbytes(32), "nowhere") for _ in range(MAX_CONTACTS)), b"")
-        stage.step("n0", Received(stage.contacts["n1"], news, stage.now))
-    assert len(node._questions._waiting) == WAITING
-    assert stage.step("n0", Route(stage.contacts["n3"].guid, 1, stage.now)) == []
+        stage.step("n0", Received(stage.contacts["n1"], news(draw), stage.now))
+    assert len(node._questions._waiting) - node._questions._cargo == WAITING
+    target = stage.contacts["n3"]
+    asked = stage.step("n0", Route(target.guid, 1, stage.now))
+    assert [type(effect.message) for effect in asked if isinstance(effect, Send)] == [Forward]
+    carried = Forward(9, target.guid, stage.contacts["n1"], 7, 1, Find())
+    sends = [
+        effect.message
+        for effect in stage.step("n0", Received(stage.contacts["n1"], carried, stage.now))
+        if isinstance(effect, Send)
+    ]
+    assert [type(message) for message in sends] == [Acknowledge, Forward]
     stage.run(10.0)
     assert len(node._questions._waiting) < 10
     assert stage.settled(), stage.story("the flood has left something")
     stage.check_roots([draw.randbytes(32) for _ in range(10)])
+
+
+def test_a_node_that_is_full_of_cargo_acknowledges_none_but_what_it_is_the_root_of() -> None:
+    """Who is not acknowledged finds another way; what is acknowledged and dropped is lost."""
+    stage = Stage("full of cargo")
+    stage.grow(6)
+    node, other, target = stage.nodes["n0"], stage.contacts["n1"], stage.contacts["n3"]
+
+    def carry(key: bytes) -> list[Any]:
+        return stage.step("n0", Received(other, Forward(9, key, other, 7, 1, Find()), stage.now))
+
+    for _ in range(CARGO):
+        assert Send(other, Acknowledge(9)) in carry(target.guid)
+    assert carry(target.guid) == []
+    assert Send(other, Acknowledge(9)) in carry(node.contact.guid)
+    stage.run(1.0)
+    assert Send(other, Acknowledge(9)) in carry(target.guid)
 
 
 def test_a_cargo_that_goes_round_among_liars_comes_to_an_end() -> None:

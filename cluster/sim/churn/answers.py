@@ -65,6 +65,43 @@ class PartedNodes(Answer, frozen=True, kw_only=True):
     """By seconds since healing."""
 
 
+class ObjectsRead(Answer, frozen=True, kw_only=True):
+    """Reads by honest nodes: a holder is located and asked for the object; one that does not give it is passed over."""
+
+    reads: int
+    """Without those whose asker died before the object came."""
+    succeeded: float | None
+    """Share that brought the object within 60 s, without being asked again."""
+    mean_s: float | None
+    """From question to object; this and all below of those that succeeded."""
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+    mean_attempts: float | None
+    """Nodes that were asked for the object."""
+    stretch: float | None
+    """Time until the question was at a holder, by what a packet takes to the nearest one."""
+
+
+class SimulatedObjects(Answer, frozen=True, kw_only=True):
+    """`--objects`, `--liars`, `--eclipse`."""
+
+    objects: int
+    liars: int
+    """Lying nodes, of those that were started first; these and those below never die, and no other figure counts what
+    they ask, send or are."""
+    eclipsing: int
+    """Lying nodes that joined next to the first root of one object."""
+    read: ObjectsRead
+    eclipsed: ObjectsRead | None
+    """Of these, reads of that object."""
+    inserted: int
+    """Nodes that started and joined in the time measured."""
+    insert_p50_bytes: float | None
+    insert_p95_bytes: float | None
+    """Sent by such a node, to it and for it until two seconds after it was a member, with headers."""
+
+
 class SimulatedChurn(Answer, frozen=True, kw_only=True):
     """`sim churn`. Lookups whose asker died before the answer do not count."""
 
@@ -108,6 +145,7 @@ class SimulatedChurn(Answer, frozen=True, kw_only=True):
     per_second: list[LookupSecond]
     killed: KilledNodes | None
     parted: PartedNodes | None
+    objects: SimulatedObjects | None
     everyone: NodesAgree | None
     """All nodes, after the quiet at the end; null without it."""
     virtual_s: float

@@ -27,6 +27,8 @@ QUIET_AFTER_PARTITION = 60.0
 LEFT_AFTER_PARTITION = 20.0
 """Of the time measured, to see halves find together."""
 
+OBJECTS_AMONG_LIARS = 200
+
 
 class Duration(click.ParamType[Any]):
     """Seconds, written like 90s, 1.4m or 2h; where nothing may be meant, `never` is None."""
@@ -84,6 +86,26 @@ class Duration(click.ParamType[Any]):
     " else not at all]",
 )
 @click.option("--loss", type=click.FloatRange(0, 0.5), default=0.0, help="Share of packets that get lost.")
+@click.option(
+    "--objects",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Let nodes publish so many objects and read them, four holders for each.  [default: 200 with --liars or"
+    " --eclipse, else none]",
+)
+@click.option(
+    "--liars",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    metavar="SHARE",
+    help="Let this share of the nodes lie, in league and as badly as they can.",
+)
+@click.option(
+    "--eclipse",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Let so many more that lie join nearer to the first root of one object than any honest node; each second read"
+    " is of that object.",
+)
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Decides everything.  [default: a random one]")
 @plot_option
 @json_option
@@ -97,6 +119,9 @@ def churn(
     kill: float | None,
     quiet: float | None,
     loss: float,
+    objects: int | None,
+    liars: float | None,
+    eclipse: int | None,
     seed: int | None,
     plot: Path | None,
     as_json: bool,
@@ -105,7 +130,9 @@ def churn(
 
     The workload is that of Bamboo (USENIX 2004, section 4): links of 1 Mb/s, and each key is looked up by ten nodes at
     once, each node asking every ten seconds on average. Nodes start within two minutes; after another one, in which
-    they already die and ask, measuring begins. Durations are written like 90s, 1.4m or 2h. All times are virtual.
+    they already die and ask, measuring begins. With --objects nodes also read objects, as often as they look up keys:
+    they locate a holder, ask it for the object, and pass it over when it does not give it. Durations are written like
+    90s, 1.4m or 2h. All times are virtual.
 
     \b
     Exit codes: 0 the run came to its end
@@ -113,6 +140,10 @@ def churn(
     """
     if overlay == "chord" and recovery == "reactive":
         raise click.UsageError("--recovery is of tapestry: chord recovers as its paper says")
+    if overlay == "chord" and (objects or liars or eclipse):
+        raise click.UsageError("--objects, --liars and --eclipse are of tapestry: chord here has no objects")
+    if objects is None and (liars or eclipse):
+        objects = OBJECTS_AMONG_LIARS
     from cluster.sim.churn import report
     from cluster.sim.churn.run import EVENT_SHARE, Plan, simulate
 
@@ -134,6 +165,9 @@ def churn(
         partition_seconds=partition,
         quiet_seconds=quiet,
         loss=loss,
+        objects=objects,
+        liars=liars or 0.0,
+        eclipse=eclipse or 0,
     )
     click.echo(f"Replay: {plan.replay()}", err=True)
     began = monotonic()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cluster.bench.figures import HUNDREDTHS, percentile
+from cluster.sim.churn.objects import Read
 from cluster.sim.churn.world import Host, Lookup
 
 PATIENCE_SECONDS = 60.0
@@ -42,6 +43,33 @@ class Second(NamedTuple):
     completed: float | None
     mean_seconds: float | None
     p95_seconds: float | None
+
+
+class ReadFigures(NamedTuple):
+    """Of all reads that count: as for lookups. None where there is nothing to go by."""
+
+    reads: int
+    succeeded: float | None
+    """Share that brought the object in time."""
+    mean_seconds: float | None
+    """From asking to the object's coming; this and all below of those that brought it."""
+    p50_seconds: float | None
+    p95_seconds: float | None
+    p99_seconds: float | None
+    mean_attempts: float | None
+    """Nodes that were said to hold the object and asked for it."""
+    stretch: float | None
+    """Time until the question was at a holder, by what a packet takes to the nearest that lived when it was asked."""
+
+
+class OfObjects(NamedTuple):
+    """What a run with objects shows besides."""
+
+    all: ReadFigures
+    eclipsed: ReadFigures
+    """Of the one object whose first root is surrounded."""
+    insert_bytes: list[int]
+    """In order: for each node that joined, all that was sent by it, to it and for it until a moment after."""
 
 
 def counts(lookup: Lookup) -> bool:
@@ -85,6 +113,23 @@ def figures(lookups: Sequence[Lookup]) -> Figures:
     )
 
 
+def of_reads(reads: Iterable[Read]) -> ReadFigures:
+    """Those of a run, or of some of its reads."""
+    counted = [read for read in reads if not read.asker_died]
+    done = [read for read in counted if read.answered is not None and read.answered - read.asked <= PATIENCE_SECONDS]
+    times = sorted(read.answered - read.asked for read in done if read.answered is not None)
+    return ReadFigures(
+        reads=len(counted),
+        succeeded=share(len(done), len(counted)),
+        mean_seconds=share(sum(times), len(times)),
+        p50_seconds=percentile(times, 0.5) if times else None,
+        p95_seconds=percentile(times, 0.95) if times else None,
+        p99_seconds=percentile(times, 0.99) if times else None,
+        mean_attempts=share(sum(read.attempts for read in done), len(done)),
+        stretch=share(sum(read.way_seconds for read in done), sum(read.straight_seconds for read in done)),
+    )
+
+
 def success(lookups: Iterable[Lookup], majority: dict[bytes, bytes]) -> float | None:
     """Share that was completed with the answer of the majority."""
     counted = [lookup for lookup in lookups if counts(lookup)]
@@ -104,7 +149,7 @@ def seconds(lookups: Iterable[Lookup], begin: float, end: float) -> list[Second]
 
 def joined(hosts: Iterable[Host], begin: float, end: float) -> tuple[int, float | None]:
     """How many nodes started in this time, the last moments of it left out, and the share of them that joined in it."""
-    started = [host for host in hosts if begin <= host.started < end - YOUNG_SECONDS]
+    started = [host for host in hosts if host.honest and begin <= host.started < end - YOUNG_SECONDS]
     came = sum(1 for host in started if host.joined is not None and host.joined <= end)
     return len(started), share(came, len(started))
 
@@ -112,7 +157,9 @@ def joined(hosts: Iterable[Host], begin: float, end: float) -> tuple[int, float 
 def join_times(hosts: Iterable[Host], begin: float, end: float) -> list[float]:
     """Seconds from start to membership, in order, of the nodes that started in this time and joined."""
     return sorted(
-        host.joined - host.started for host in hosts if begin <= host.started < end and host.joined is not None
+        host.joined - host.started
+        for host in hosts
+        if host.honest and begin <= host.started < end and host.joined is not None
     )
 
 

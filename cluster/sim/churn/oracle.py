@@ -75,6 +75,6 @@ def judge(questions: Questions, overlay: Overlay, guids: Sequence[bytes]) -> Agr
 
 def ask_everyone(world: World, overlay: Overlay, keys: Sequence[bytes]) -> Agreement:
     """Ask every member for every key, and wait for the answers. Churn should be off."""
-    questions = ask(world, keys, list(world.members))
-    world.loop.run(world.loop.now + len(world.members) * SPACING_SECONDS + ANSWER_SECONDS)
+    questions = ask(world, keys, list(world.askers))
+    world.loop.run(world.loop.now + len(world.askers) * SPACING_SECONDS + ANSWER_SECONDS)
     return judge(questions, overlay, [host.contact.guid for host in world.members])

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 from cluster.bench.figures import percentile, three_digits
+from cluster.sim.churn import measures
 from cluster.sim.churn.answers import (
     KilledNodes,
     LookupSecond,
     MessagesSent,
     NodesAgree,
+    ObjectsRead,
     PartedNodes,
     SimulatedChurn,
+    SimulatedObjects,
 )
 from cluster.sim.churn.oracle import Agreement
 from cluster.sim.churn.run import Killed, Parted, Run
@@ -17,6 +20,8 @@ from cluster.sim.churn.words import duration
 from pond.cli.answers import table
 
 HEAD = "NODES,SESSION,JOINED,COMPLETED,CONSISTENT,MEAN S,P95 S,B/S/NODE,HOPS,STRETCH,EVENTS,SECONDS,TRACE"
+
+READ_HEAD = "READS,COUNT,SUCCEEDED,MEAN S,P50 S,P95 S,P99 S,ATTEMPTS,STRETCH"
 
 
 def answer(run: Run, seconds: float) -> SimulatedChurn:
@@ -69,6 +74,7 @@ def answer(run: Run, seconds: float) -> SimulatedChurn:
         ],
         killed=_killed(run.killed) if run.killed else None,
         parted=_parted(run.parted) if run.parted else None,
+        objects=_objects(run, run.objects) if run.objects else None,
         everyone=_agree(run.agreement) if run.agreement else None,
         virtual_s=round(run.virtual_seconds, 6),
         events=run.steps,
@@ -104,6 +110,7 @@ def in_words(answer: SimulatedChurn) -> str:
     lines += [_counts("Refused", answer.rejected)] if answer.rejected else []
     lines += [_killed_in_words(answer.killed)] if answer.killed else []
     lines += [_parted_in_words(answer.parted)] if answer.parted else []
+    lines += _objects_in_words(answer.objects) if answer.objects else []
     lines += [_everyone_in_words(answer.everyone)] if answer.everyone else []
     lines.append(
         f"{answer.lookups} lookups in {duration(answer.measured_s)}; joining took {three_digits(answer.join_p50_s)} s"
@@ -136,8 +143,57 @@ def _everyone_in_words(agree: NodesAgree) -> str:
     )
 
 
+def _objects_in_words(objects: SimulatedObjects) -> list[str]:
+    rows = [_row("all", objects.read)]
+    if objects.eclipsed is not None:
+        rows.append(_row("eclipsed", objects.eclipsed))
+    lines = [table([READ_HEAD.split(","), *rows], right=range(1, len(rows[0]))), ""]
+    if objects.inserted:
+        lines.append(
+            f"The insertion of a node took {objects.insert_p50_bytes} bytes (p95 {objects.insert_p95_bytes}), of"
+            f" {objects.inserted}."
+        )
+    if objects.liars or objects.eclipsing:
+        lines.append(
+            f"{objects.liars} nodes lied, and {objects.eclipsing} more that joined around the first root of one object."
+        )
+    return lines
+
+
+def _row(of: str, read: ObjectsRead) -> tuple[object, ...]:
+    times = (read.mean_s, read.p50_s, read.p95_s, read.p99_s, read.mean_attempts, read.stretch)
+    return (of, read.reads, percent(read.succeeded), *map(three_digits, times))
+
+
 def _counts(what: str, counts: dict[str, int]) -> str:
     return f"{what}: " + ", ".join(f"{count} ({why})" for why, count in counts.items()) + "."
+
+
+def _objects(run: Run, found: measures.OfObjects) -> SimulatedObjects:
+    plan = run.plan
+    return SimulatedObjects(
+        objects=plan.objects or 0,
+        liars=plan.lying,
+        eclipsing=plan.eclipse,
+        read=_read(found.all),
+        eclipsed=_read(found.eclipsed) if plan.eclipse else None,
+        inserted=len(found.insert_bytes),
+        insert_p50_bytes=percentile(found.insert_bytes, 0.5) if found.insert_bytes else None,
+        insert_p95_bytes=percentile(found.insert_bytes, 0.95) if found.insert_bytes else None,
+    )
+
+
+def _read(found: measures.ReadFigures) -> ObjectsRead:
+    return ObjectsRead(
+        reads=found.reads,
+        succeeded=_rounded(found.succeeded),
+        mean_s=_rounded(found.mean_seconds),
+        p50_s=_rounded(found.p50_seconds),
+        p95_s=_rounded(found.p95_seconds),
+        p99_s=_rounded(found.p99_seconds),
+        mean_attempts=_rounded(found.mean_attempts),
+        stretch=_rounded(found.stretch),
+    )
 
 
 def _killed(killed: Killed) -> KilledNodes:

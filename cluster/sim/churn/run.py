@@ -7,6 +7,7 @@ from time import process_time
 from typing import NamedTuple
 
 from cluster.sim.churn import measures, oracle
+from cluster.sim.churn.objects import Read, WorldWithObjects
 from cluster.sim.churn.oracle import Agreement
 from cluster.sim.churn.overlay import Name, Overlay, Recovery, named
 from cluster.sim.churn.words import duration
@@ -56,11 +57,22 @@ class Plan(NamedTuple):
     """At the end, without churn; then every node is asked for the same keys."""
     loss: float = 0.0
     """Share of all packets that get lost."""
+    objects: int | None = None
+    """That nodes publish and read; None: there are none."""
+    liars: float = 0.0
+    """Share of the nodes that lie; with objects."""
+    eclipse: int = 0
+    """Nodes that lie and join besides, next to the first root of one object; with objects."""
 
     @property
     def event_seconds(self) -> float:
         """From the first measured moment to the massive failure or the partition."""
         return self.seconds * EVENT_SHARE
+
+    @property
+    def lying(self) -> int:
+        """Nodes that lie, of those that are started first."""
+        return round(self.liars * self.nodes)
 
     def replay(self) -> str:
         """The command that does the same again."""
@@ -74,6 +86,9 @@ class Plan(NamedTuple):
             f"--partition {duration(self.partition_seconds)}" if self.partition_seconds is not None else "",
             f"--quiet {duration(self.quiet_seconds)}" if self.quiet_seconds is not None else "",
             f"--loss {self.loss:g}" if self.loss else "",
+            f"--objects {self.objects}" if self.objects is not None else "",
+            f"--liars {self.liars:g}" if self.liars else "",
+            f"--eclipse {self.eclipse}" if self.eclipse else "",
             f"--seed {self.seed}",
         ]
         return " ".join(filter(None, words))
@@ -125,6 +140,7 @@ class Run(NamedTuple):
     rejected: dict[str, int]
     killed: Killed | None
     parted: Parted | None
+    objects: measures.OfObjects | None
     agreement: Agreement | None
     """Of all nodes, in the quiet after the run."""
     virtual_seconds: float
@@ -153,7 +169,12 @@ class _Simulation:
         self._plan = plan
         self._progress = progress
         self._overlay: Overlay = named(plan.overlay, plan.recovery)
-        self._world = World(self._overlay, plan.seed, plan.loss)
+        self._objects: WorldWithObjects | None = None
+        if plan.objects is not None:
+            self._objects = WorldWithObjects(
+                self._overlay, plan.recovery, plan.seed, plan.loss, plan.nodes, plan.objects, plan.lying, plan.eclipse
+            )
+        self._world = self._objects or World(self._overlay, plan.seed, plan.loss)
         self._lookups = Lookups(self._world)
         self._churn = Churn(self._world, plan.median_session_seconds)
         self._keys = self._world.random("sampled")
@@ -171,22 +192,25 @@ class _Simulation:
         self._run_to(START_SECONDS)
         self._churn.begin()
         self._lookups.begin()
+        if self._objects is not None:
+            self._objects.begin()
         self._run_to(self._begin)
         first, bytes_before, live_before = len(self._lookups.all), world.links.bytes_sent, world.live_node_seconds()
+        first_read = len(self._objects.reads) if self._objects is not None else 0
         sent_before = {kind: (sums[0], sums[1]) for kind, sums in world.sent.items()}
         self._plan_events()
         self._run_to(self._end)
         lookups = self._lookups.all[first:]
         live_seconds = world.live_node_seconds() - live_before
-        bytes_sent = world.links.bytes_sent - bytes_before
         so_far = [bytes_before, *self._sent_so_far]
+        reads = self._objects.reads[first_read:] if self._objects is not None else []
         sent = {
             kind.__name__: (sums[0] - before[0], sums[1] - before[1])
             for kind, sums in world.sent.items()
             for before in [sent_before.get(kind, (0, 0))]
         }
         started, joined = measures.joined(world.hosts, self._begin, self._end)
-        self._run_until_answered(lookups)
+        self._run_until_answered([*lookups, *reads])
         agreement = self._everyone()
         rows = measures.seconds(lookups, self._begin, self._end)
         return Run(
@@ -198,13 +222,14 @@ class _Simulation:
             joined=joined,
             join_seconds=measures.join_times(world.hosts, self._begin, self._end),
             node_seconds=live_seconds,
-            bytes_per_node_second=bytes_sent / live_seconds,
+            bytes_per_node_second=sum(size for _, size in sent.values()) / live_seconds,
             bytes_by_second=[later - earlier for earlier, later in pairwise(so_far)][: len(rows)],
             sent=dict(sorted(sent.items())),
             dropped=dict(sorted(world.links.dropped.items())),
             rejected=dict(sorted(world.rejected.items())),
             killed=self._what_killing_did(lookups),
             parted=self._what_parting_did(),
+            objects=self._what_became_of(reads),
             agreement=agreement,
             virtual_seconds=loop.now,
             steps=loop.steps,
@@ -221,11 +246,11 @@ class _Simulation:
                 self._sent_so_far.append(self._world.links.bytes_sent)
             self._progress(loop.now, most, len(self._world.live))
 
-    def _run_until_answered(self, lookups: list[Lookup]) -> None:
-        """Churn and lookups go on; the run is over when each lookup has its answer, or had its time."""
+    def _run_until_answered(self, asked: list[Lookup | Read]) -> None:
+        """Churn and lookups go on; the run is over when all that was asked has its answer, or had its time."""
         loop = self._world.loop
         while loop.now < self._end + measures.PATIENCE_SECONDS:
-            if all(lookup.answered is not None or lookup.asker_died for lookup in lookups):
+            if all(each.answered is not None or each.asker_died for each in asked):
                 return
             self._run_to(loop.now + 1.0)
 
@@ -252,7 +277,7 @@ class _Simulation:
     def _sample(self, healed: float) -> None:
         world = self._world
         keys = [self._keys.randbytes(32) for _ in range(SAMPLED_KEYS)]
-        questions = oracle.ask(world, keys, world.members.sample(self._keys, SAMPLED_NODES))
+        questions = oracle.ask(world, keys, world.askers.sample(self._keys, SAMPLED_NODES))
         guids = [host.contact.guid for host in world.members]
         world.loop.after(oracle.ANSWER_SECONDS, self._judge, questions, guids, healed)
         agreed = sum(agreement.one_root == agreement.keys for _, agreement in self._samples)
@@ -289,6 +314,17 @@ class _Simulation:
             before=success(self._begin, when - IN_FLIGHT_SECONDS),
             worst_second=min((row.succeeded for row in rows if row.succeeded is not None), default=None),
             after=success(when + RECOVERY_SECONDS, self._end),
+        )
+
+    def _what_became_of(self, reads: list[Read]) -> measures.OfObjects | None:
+        world = self._objects
+        if world is None:
+            return None
+        hosts = [host for host in world.live if self._begin <= host.started < self._end - measures.YOUNG_SECONDS]
+        return measures.OfObjects(
+            all=measures.of_reads(reads),
+            eclipsed=measures.of_reads([read for read in reads if read.object == world.eclipsed]),
+            insert_bytes=sorted(world.insert_bytes[host.number] for host in hosts if host.joined is not None),
         )
 
     def _what_parting_did(self) -> Parted | None:

@@ -29,12 +29,12 @@ class Lookups:
         self._wait()
 
     def _wait(self) -> None:
-        keys_per_second = max(len(self._world.members), 1) / (ASKERS * LOOKUP_SECONDS)
+        keys_per_second = max(len(self._world.askers), 1) / (ASKERS * LOOKUP_SECONDS)
         self._world.loop.after(self._choices.expovariate(keys_per_second), self._ask)
 
     def _ask(self) -> None:
         key = self._choices.randbytes(32)
-        for host in self._world.members.sample(self._choices, ASKERS):
+        for host in self._world.askers.sample(self._choices, ASKERS):
             self.all.append(self._world.ask(host, key))
         self._wait()
 

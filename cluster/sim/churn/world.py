@@ -4,8 +4,9 @@ A message is encoded once, for its size, and handed on as it is; one in so many 
 the same. Nodes crash without a word. Whoever joins is told of one live node.
 """
 
-import random
 from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 from cluster.sim.churn.links import HEADER_BYTES, Links, Port
@@ -43,19 +44,24 @@ class Lookup:
 class Host(Port):
     """One node, from its start to its crash and after."""
 
-    __slots__ = ("contact", "core", "crashed", "joined", "lookups", "number", "started")
+    __slots__ = ("contact", "core", "crashed", "honest", "joined", "lookups", "number", "reads", "started")
 
-    def __init__(self, number: int, contact: Contact, place: Place, side: int, core: Core, started: float) -> None:
+    def __init__(
+        self, number: int, contact: Contact, place: Place, side: int, core: Core | None, started: float
+    ) -> None:
         super().__init__(place, side)
         self.number = number
         self.contact = contact
-        self.core: Core | None = core
+        self.core = core
         """None once it has crashed."""
+        self.honest = True
         self.started = started
         self.joined: float | None = None
         self.crashed: float | None = None
         self.lookups: dict[int, Lookup] = {}
         """That it asked and that nobody answered yet."""
+        self.reads: dict[int, Any] = {}
+        """Searches for objects under way, by number (`cluster.sim.churn.objects.Read`)."""
 
 
 class World:
@@ -70,8 +76,11 @@ class World:
         self.hosts: list[Host] = []
         """All that ever started."""
         self.live: Population[Host] = Population()
+        """Honest ones that have not crashed."""
         self.members: Population[Host] = Population()
         """Those that live and have joined."""
+        self.askers = self.members
+        """Those of them that ask: the honest ones."""
         self.sent: dict[type, list[int]] = {}
         """Messages and bytes of each kind."""
         self.rejected: Counter[str] = Counter()
@@ -80,31 +89,36 @@ class World:
         self._by_guid: dict[bytes, Host] = {}
         self._guids = self.random("guids")
         self._places = self.random("places")
-        self._ways_in = self.random("ways in")
+        self._introductions = self.random("ways in")
         self._changed = 0.0
         self._numbers = 0
         self._messages = 0
 
-    def random(self, name: str) -> random.Random:
+    def random(self, name: str) -> Random:
         """A stream of choices of its own: what is drawn from one shifts nothing in the others."""
-        return random.Random(f"{self._seed} {name}")
+        return Random(f"{self._seed} {name}")
 
     # --- who is there ----------------------------------------------------------------------------------------------
 
     def start(self) -> Host:
         """One more node, which joins through a random member, or is the first."""
+        return self._start(self._guids.randbytes(32), self._overlay.make)
+
+    def _start(self, guid: bytes, make: Callable[[Contact, Random], Core], honest: bool = True) -> Host:
         number = len(self.hosts)
         address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}:7400"
-        contact = Contact(self._guids.randbytes(32), address)
-        core = self._overlay.make(contact, self.random(f"node {number}"))
+        contact = Contact(guid, address)
+        core = make(contact, self.random(f"node {number}"))
         host = Host(number, contact, random_place(self._places), self._guids.getrandbits(1), core, self.loop.now)
-        way_in = self._way_in(host)
+        host.honest = honest
+        ways_in = self._ways_in(host)
         self._count_seconds()
         self.hosts.append(host)
         self._by_guid[contact.guid] = host
-        self.live.add(host)
-        self.trace.note("start", number, way_in.number if way_in else -1)
-        self._step(host, core, Started((way_in.contact,) if way_in else (), self.loop.now))
+        if honest:
+            self.live.add(host)
+        self.trace.note("start", number, *([way_in.number for way_in in ways_in] or [-1]))
+        self._step(host, core, Started(tuple(way_in.contact for way_in in ways_in), self.loop.now))
         return host
 
     def crash(self, host: Host) -> None:
@@ -128,14 +142,14 @@ class World:
         self._count_seconds()
         return self.live_seconds
 
-    def _way_in(self, host: Host) -> Host | None:
-        """A random member, of its side while there are two."""
+    def _ways_in(self, host: Host) -> Sequence[Host]:
+        """A random member, of its side while there are two; nobody where there is none."""
         if not self.members:
-            return None
+            return ()
         while True:
-            way_in = self.members.pick(self._ways_in)
+            way_in = self.members.pick(self._introductions)
             if not self.links.split or way_in.side == host.side:
-                return way_in
+                return (way_in,)
 
     def _count_seconds(self) -> None:
         self.live_seconds += len(self.live) * (self.loop.now - self._changed)
@@ -190,7 +204,11 @@ class World:
             elif kind is Rejected:
                 self.rejected[effect.reason] += 1  # type: ignore[union-attr]
             else:
-                raise AssertionError(f"node {host.number} asked for {effect}")
+                self._searched(host, effect)
+
+    def _searched(self, host: Host, effect: Any) -> None:
+        """Something came of a search for an object."""
+        raise AssertionError(f"node {host.number} asked for {effect}")
 
     def _joined(self, host: Host) -> None:
         assert host.joined is None, f"node {host.number} joined twice"
@@ -205,9 +223,12 @@ class World:
         if self._messages % DECODED_ONE_IN == 0:
             came = self._overlay.decode(data)
             assert came == message, f"{message} comes out as {came}"
+        self._post(host, self._by_guid[to.guid], message, size)
+
+    def _post(self, host: Host, to: Host, message: Any, size: int) -> None:
         sums = self.sent.get(type(message))
         if sums is None:
             sums = self.sent[type(message)] = [0, 0]
         sums[0] += 1
         sums[1] += size
-        self.links.send(host, self._by_guid[to.guid], message, size)
+        self.links.send(host, to, message, size)

@@ -39,11 +39,27 @@ def test_a_route_is_drawn_from_where_it_began_to_the_root(pond, servers, monkeyp
         assert (key, seconds) == (bytes.fromhex(KEY), 30.0)
         return servers["ring-1"], RootFound(1, servers["storage-1"].guid, 2, 3.25)
 
+    async def walk(every, start, key, seconds):
+        assert (len(every), start, key) == (6, servers["ring-1"], bytes.fromhex(KEY))
+        return walked
+
+    guids = {name: server.guid for name, server in servers.items()}
+    walked = [
+        client.Hop(guids["ring-1"], 0.0005),
+        client.Hop(guids["ring-3"], 0.00125),
+        client.Hop(guids["storage-1"], 0.5),
+    ]
     monkeypatch.setattr(client, "route", route)
+    monkeypatch.setattr(client, "walk", walk)
     assert pond("route", KEY).output.splitlines() == [
         f"storage-1 is the root of {KEY}.",
         "",
-        "  ring-1 ─▶ · ─▶ storage-1      2 hops, 3.2 ms",
+        "  ring-1 ─▶ ring-3 ─▶ storage-1      2 hops, 3.2 ms",
+        "",
+        "HOP  NODE       GUID                ANSWER",
+        f"  0  ring-1     {guids['ring-1'].hex()[:16]}    0.5 ms",
+        f"  1  ring-3     {guids['ring-3'].hex()[:16]}    1.2 ms",
+        f"  2  storage-1  {guids['storage-1'].hex()[:16]}  500.0 ms",
     ]
     told = json.loads(pond("route", KEY, "--json").output)
     assert told == {
@@ -53,7 +69,16 @@ def test_a_route_is_drawn_from_where_it_began_to_the_root(pond, servers, monkeyp
         "root_guid": servers["storage-1"].guid.hex(),
         "hops": 2,
         "ms": 3.25,
+        "walk": [
+            {"name": "ring-1", "guid": guids["ring-1"].hex(), "ms": 0.5},
+            {"name": "ring-3", "guid": guids["ring-3"].hex(), "ms": 1.25},
+            {"name": "storage-1", "guid": guids["storage-1"].hex(), "ms": 500.0},
+        ],
     }
+    walked[1:] = [client.Hop(bytes(32), None)]
+    shown = pond("route", KEY).output.splitlines()
+    assert shown[2] == "  ring-1 ─▶ · ─▶ storage-1      2 hops, 3.2 ms", "another way than the one that it took"
+    assert shown[-1] == f"  1  -       {'0' * 16}    none"
 
 
 def test_a_server_can_be_routed_to_by_its_name_and_through_another(pond, servers, monkeypatch):
@@ -62,7 +87,11 @@ def test_a_server_can_be_routed_to_by_its_name_and_through_another(pond, servers
         assert key == servers["ring-2"].guid
         return through[0], RootFound(1, key, 1, 1.0)
 
+    async def walk(every, start, key, seconds):
+        return [client.Hop(start.guid, 0.001), client.Hop(key, 0.001)]
+
     monkeypatch.setattr(client, "route", route)
+    monkeypatch.setattr(client, "walk", walk)
     assert "storage-0 ─▶ ring-2      1 hop, 1.0 ms" in pond("route", "ring-2", "--via", "storage-0").output
 
 
@@ -98,13 +127,14 @@ def test_a_table_names_nodes_and_says_how_far_they_are(pond, servers, monkeypatc
 
 
 def test_an_object_is_located_or_not_found(pond, servers, monkeypatch):
-    async def locate(through, obj, seconds):
+    async def locate(every, via, obj, seconds):
+        assert ([*every], via) == ([*servers.values()], every)
         assert obj == client.object_of("thing")
         return servers["ring-0"], ObjectLocated(1, holders.pop(0), 1, 1.5)
 
     holders = [servers["storage-0"].guid, None]
     monkeypatch.setattr(client, "locate", locate)
-    assert pond("locate", "thing").output.startswith("storage-0 says that it holds thing (")
+    assert pond("locate", "thing").output.startswith("storage-0 answers that it holds thing (")
     missing = pond("locate", "thing")
     assert (missing.exit_code, missing.stdout) == (NotFound.exit_code, "")
     assert "no server is known to hold" in missing.stderr

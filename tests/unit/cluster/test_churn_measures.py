@@ -172,7 +172,7 @@ def test_a_share_is_only_all_when_it_is_all():
 
 def test_a_run_of_nothing_can_be_told():
     figures = measures.figures([])
-    run = Run(Plan("chord"), [], figures, [], 0, None, [], 1, 0, [], {}, {}, {}, None, None, None, 0, 0, 0, "")
+    run = Run(Plan("chord"), [], figures, [], 0, None, [], 1, 0, [], {}, {}, {}, None, None, None, None, 0, 0, 0, "")
     text = in_words(answer(run, 1.0))
     assert "0 lookups" in text
     assert "COMPLETED" in text

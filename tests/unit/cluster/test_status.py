@@ -1,11 +1,12 @@
 """What `pond cluster status` says of every state that a ring can be in."""
 
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from cluster import status
+from cluster import launch, status
 from cluster.launch import InOverlay, Report
 from cluster.layout import Layout
 from cluster.processes import STOPPED, Process, State
@@ -310,3 +311,16 @@ def test_the_damaged_storage_is_where_the_server_puts_it():
 def test_a_long_detail_ends_with_a_whole_word():
     found = look(says(), says(), says(), says(condition=Condition.DISK_DAMAGED, detail="0123456789 " * 100))
     assert found.ring[3].detail.endswith("0123456789 ...")
+
+
+def test_the_ring_and_the_overlay_are_asked_at_the_same_time(monkeypatch):
+    """Or servers that do not answer would be waited for twice."""
+    both = threading.Barrier(2, timeout=10)
+
+    def wait(_):
+        both.wait()
+        return []
+
+    monkeypatch.setattr(launch, "report", wait)
+    monkeypatch.setattr(launch, "overlay_report", wait)
+    assert launch.reports(layout()) == ([], [])

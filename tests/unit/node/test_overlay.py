@@ -19,10 +19,12 @@ from pond.node.clock import Clock
 from pond.node.metrics import OverlayMetrics
 from pond.node.overlay import NodeKeys, Overlay
 from pond.protocol import (
+    FindNextHop,
     FindRoot,
     GetNeighbours,
     GetOverlay,
     LocateObject,
+    NextHopFound,
     ObjectLocated,
     OverlayNeighbours,
     OverlayQuestion,
@@ -169,6 +171,37 @@ def test_the_first_of_the_file_begins_and_all_others_join(world: World, overlay:
     for key in KEYS:
         root = min(world.signers, key=lambda guid: distance(key, guid))
         assert {world.root(node, key) for node in overlay} == {root}
+
+
+def test_who_asks_each_hop_for_the_next_one_comes_to_the_root(world: World, overlay: list[Overlay]) -> None:
+    for key in KEYS:
+        at: bytes | None = overlay[3]._own.guid
+        walked: list[bytes] = []
+        while at is not None:
+            walked.append(at)
+            found = world.ask(world.nodes[at], FindNextHop(1, key))
+            assert isinstance(found, NextHopFound)
+            at = found.node
+        assert walked[-1] == world.root(overlay[3], key)
+        assert len(walked) == len(set(walked))
+
+
+def test_holders_that_a_client_passes_over_are_not_named(world: World, overlay: list[Overlay]) -> None:
+    obj = guid_of_test(KEYS[0])
+    for number in (2, 5):
+        world.ask(overlay[number], PublishTest(1, KEYS[0], True))
+    world.pass_time(3)
+    holders = [overlay[number]._own.guid for number in (2, 5)]
+    for first, second in (holders, holders[::-1]):
+        found = world.ask(overlay[0], LocateObject(1, obj, (first,)))
+        assert isinstance(found, ObjectLocated)
+        assert found.holder == second
+    nobody = world.ask(overlay[0], LocateObject(1, obj, tuple(holders)))
+    assert isinstance(nobody, ObjectLocated)
+    assert nobody.holder is None
+    own = world.ask(overlay[2], LocateObject(1, obj))
+    assert isinstance(own, ObjectLocated)
+    assert own.holder == holders[0], "a holder names itself"
 
 
 def test_where_the_first_is_missing_the_next_begins(world: World) -> None:

@@ -125,7 +125,7 @@ def test_clients_find_one_that_answers_among_those_that_do_not(made: layout.Layo
         assert found.root in {server.guid for server in storage[:2]}
         told = await client.publish(storage[1], "thing", True, DEADLINE_SECONDS)
         assert told.object == client.object_of("thing")
-        by, located = await client.locate(storage[1:2], told.object, DEADLINE_SECONDS)
+        by, located = await client.locate(storage, storage[1:2], told.object, DEADLINE_SECONDS)
         assert (by, located.holder) == (storage[1], storage[1].guid)
         known = await client.neighbours(storage[0], DEADLINE_SECONDS)
         assert known.status.joined

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from tapestry.effects import Effect, Joined, Received, Send, SetTimer, Started, Timer, TimerFired
+from tapestry.effects import Effect, Joined, Meet, Received, Send, SetTimer, Started, Timer, TimerFired
 from tapestry.joining import OWN_ROOT_SECONDS, RETRY_SECONDS, WAYS
 from tapestry.messages import (
     MAX_CONTACTS,
@@ -53,7 +53,7 @@ def test_who_knows_nobody_is_the_first_member():
     assert node.member
     assert effects[0] == Joined()
     assert {effect.timer.kind for effect in effects[1:] if isinstance(effect, SetTimer)} == {
-        *("leaves", "table", "silent", "lost", "own root")
+        *("leaves", "table", "constrained", "silent", "lost", "own root")
     }
 
 
@@ -283,15 +283,20 @@ def test_a_join_that_comes_back_to_us_is_over():
     assert sends(hear(node, ROOT, Forward(6, OWN.guid, OWN, 1, 2, Join((ROOT,))))) == [(ROOT, Acknowledge(6))]
 
 
-def test_a_lost_node_that_speaks_is_asked_for_our_root_on_its_side():
+def test_a_lost_node_that_answers_is_asked_for_our_root_on_its_side():
     node, _ = joining()
     hear(node, ROOT, Probe(1))
     node.neighbours.forget(ROOT.guid, 0.2)
-    effects = hear(node, ROOT, Probe(2), 50.0)
+    spoken = sends(hear(node, ROOT, Probe(2), 50.0))
+    [(to, asked)] = [(to, message) for to, message in spoken if isinstance(message, Probe)]
+    assert to == ROOT
+    assert ROOT.guid not in node.neighbours
+    assert [message for _, message in sends(hear(node, ROOT, Probe(3), 50.1))] == [Alive(3)], "one question at a time"
+    effects = hear(node, ROOT, Alive(asked.id), 50.2)
     joins = [message for _, message in sends(effects) if isinstance(message, Forward)]
     assert [(message.key, message.cargo) for message in joins] == [(OWN.guid, Join(()))]
     assert ROOT.guid in node.neighbours
-    again = [message for _, message in sends(hear(node, ROOT, Probe(3), 51.0)) if isinstance(message, Forward)]
+    again = [message for _, message in sends(hear(node, ROOT, Probe(4), 51.0)) if isinstance(message, Forward)]
     assert again == []
 
 
@@ -304,3 +309,25 @@ def test_welcomes_without_end_do_not_fill_the_memory_of_who_joins(size):
         hear(node, ROOT, Welcome(1, leaves, leaves))
     assert len(node._joining._greeted) <= WAITING
     assert len(node._joining._passed) <= MAX_CONTACTS
+
+
+def test_all_ways_in_but_one_go_by_constrained_entries():
+    """Who is near may name friends, who is nearest to a point may not be chosen."""
+    members = tuple(at(text) for text in ("11", "52", "93", "d4"))
+    effects = Node(at("7a"), Random(1)).step(Started(members, 1.0))
+    messages = [effect.message for effect in effects if isinstance(effect, Send)]
+    ways = [message.constrained for message in messages if isinstance(message, Forward)]
+    assert ways == [False, True, True]
+
+
+def test_a_member_looks_for_its_own_root_through_those_it_was_told_of():
+    node = Node(at("7a"), Random(1))
+    node.step(Started((), 1.0))
+    node.step(Received(at("11"), Probe(1), 2.0))
+    met = (at("52"), at("7a"))
+    node.step(Meet(met, 3.0))
+    for now in (40.0, 80.0, 120.0):
+        effects = node.step(TimerFired(Timer("own root"), now))
+        asked = [effect for effect in effects if isinstance(effect, Send)]
+        assert [effect.to for effect in asked] == [at("52")]
+        assert all(isinstance(e.message, Forward) and e.message.constrained for e in asked)

@@ -1,5 +1,6 @@
 """Objects are found while holders come and go, roots move, and some nodes lie (Tapestry, JSAC 2004, III-C)."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import count
 from random import Random
@@ -8,7 +9,20 @@ import msgspec
 import pytest
 
 from tapestry import location
-from tapestry.effects import Effect, Event, Locate, LocatedAt, NotFound, Publish, Received, Send, Unpublish
+from tapestry.effects import (
+    Effect,
+    Event,
+    Locate,
+    LocatedAt,
+    NotFound,
+    Publish,
+    Received,
+    Rejected,
+    Send,
+    SetTimer,
+    TimerFired,
+    Unpublish,
+)
 from tapestry.messages import (
     MAX_CONTACTS,
     SALTS,
@@ -17,7 +31,9 @@ from tapestry.messages import (
     Copies,
     Forward,
     Located,
+    Message,
     NotLocated,
+    Pointer,
 )
 from tapestry.messages import Locate as Search
 from tapestry.messages import Publish as Carried
@@ -91,6 +107,64 @@ class Town(Stage):
                 return True
             passed_over = (*passed_over, answer.pointer.holder.guid)
         return False
+
+
+def test_where_hops_are_quick_other_ways_are_soon_tried_and_the_last_has_its_time():
+    town = Town("patience", 3)
+    node = town.nodes["n0"]
+    usual = node.neighbours.timeout_seconds(node.contact.guid, town.now)
+    assert 0 < 8 * usual < location.LOCATE_SECONDS
+    waits = []
+    timer = None
+    for effect in town.step("n0", Locate(b"x" * 32, 7, (), town.now)):
+        if isinstance(effect, SetTimer) and effect.timer.kind == "locate":
+            timer, _ = effect
+            waits.append(effect.seconds)
+    while timer is not None:
+        effects = node.step(TimerFired(timer, town.now))
+        following = [each for each in effects if isinstance(each, SetTimer) and each.timer.kind == "locate"]
+        timer = following[0].timer if following else None
+        waits += [each.seconds for each in following]
+    assert waits == pytest.approx([8 * usual] * (len(location.WAYS) - 1) + [location.LOCATE_SECONDS])
+
+
+def test_more_pointers_of_one_neighbour_than_may_be_are_not_even_checked(monkeypatch):
+    """A check costs some 50 us, a forgery nothing: the neighbour that brought it pays, and nobody else does."""
+    monkeypatch.setattr(location, "CHECKS", 8)
+    monkeypatch.setattr(location, "CHECKS_PER_SECOND", 2.0)
+    town = Town("checks", 3)
+    name, other = "n0", town.keys["n1"].contact
+    checked: list[bytes] = []
+    keys = town.keys[name]
+
+    def nobody_signed(public_key: bytes, data: bytes, signature: bytes) -> bool:
+        checked.append(data)
+        return False
+
+    monkeypatch.setattr(keys, "verify", nobody_signed)
+
+    def reasons(sender: Contact, message: Message) -> list[str]:
+        effects = town.step(name, Received(sender, message, town.now))
+        return [effect.reason for effect in effects if isinstance(effect, Rejected)]
+
+    def forged(number: int) -> Pointer:
+        holder = town.keys["n2"]
+        return next(make(holder, holder.contact, [b"%032d" % number], int(town.now), int(town.now) + 60))
+
+    dearest = Copies(tuple((0, forged(number)) for number in range(12)))
+    assert Counter(reasons(other, dearest)) == {
+        "a pointer that its holder did not sign": 8,
+        "more pointers than are checked for one neighbour": 4,
+    }
+    carried = forged(99)
+    forward = Forward(9, root_key(carried.object, 1), other, 7, 1, Carried(carried, 1))
+    assert reasons(other, forward) == ["more pointers than are checked for one neighbour"]
+    assert len(checked) == 8
+    assert reasons(town.keys["n2"].contact, forward) == ["a pointer that its holder did not sign"]
+    town.run(1.0)
+    del checked[:]
+    assert len(reasons(other, dearest)) == 12
+    assert len(checked) == 2
 
 
 class Liar(Node):
@@ -320,12 +394,14 @@ def test_an_answer_that_was_not_asked_for_is_no_answer():
     town.step("n3", Locate(OBJECT, number, (), town.now))
     other = next(make(alice, alice.contact, [OTHER], int(town.now), int(town.now) + 60))
     stolen = next(make(town.keys["n5"], town.keys["n5"].contact, [OBJECT], int(town.now), int(town.now) + 60))
-    for pointer in (other, stolen):
-        town.step("n3", Received(alice.contact, Located(number, pointer, 1), town.now))
+    (way,) = town.nodes["n3"].location._ways
+    for guess, pointer in ((way, other), (way, stolen), (number, stolen)):
+        sender = alice if guess == way else town.keys["n5"]
+        town.step("n3", Received(sender.contact, Located(guess, pointer, 1), town.now))
     assert number not in town.found
-    town.step("n3", Received(town.keys["n5"].contact, Located(number, stolen, 1), town.now))
+    town.step("n3", Received(town.keys["n5"].contact, Located(way, stolen, 1), town.now))
     assert town.found[number] is not None
-    town.step("n3", Received(town.keys["n5"].contact, Located(number, stolen, 1), town.now))
+    town.step("n3", Received(town.keys["n5"].contact, Located(way, stolen, 1), town.now))
 
 
 def test_one_liar_that_denies_many_times_ends_no_search():
@@ -334,11 +410,119 @@ def test_one_liar_that_denies_many_times_ends_no_search():
     town.drops = lambda sender, to, message: isinstance(message, Located)
     town.step("n3", Locate(OBJECT, 1000, (), town.now))
     for _ in range(100):
-        town.step("n3", Received(town.keys["n1"].contact, NotLocated(1000, 1), town.now))
+        (way, *_) = town.nodes["n3"].location._ways
+        town.step("n3", Received(town.keys["n1"].contact, NotLocated(way, 1), town.now))
     assert 1000 not in town.found
     town.drops = lambda sender, to, message: False
     town.run_until(lambda: 1000 in town.found, 20)
     assert town.found[1000] is not None
+
+
+def located(town: Town, way: int, name: str) -> list[Effect]:
+    """What comes of it that a node says at n3 that it holds the object."""
+    keys = town.keys[name]
+    pointer = next(make(keys, keys.contact, [OBJECT], int(town.now), int(town.now) + 60))
+    effects = town.step("n3", Received(keys.contact, Located(way, pointer, 1), town.now))
+    return [effect for effect in effects if isinstance(effect, LocatedAt | Rejected)]
+
+
+def searching(name: str) -> tuple[Town, list[int]]:
+    """A node that has begun its second group of ways, none of which brings anything by itself; and their numbers."""
+    town = Town(name, 14)
+    town.drops = lambda sender, to, message: True
+    town.step("n3", Locate(OBJECT, 1000, (), town.now))
+    town.run(location.LOCATE_SECONDS + 0.1)
+    ways = list(town.nodes["n3"].location._ways)
+    assert len(ways) == 1 + location.WAYS[1]
+    return town, ways
+
+
+def test_who_asks_on_hears_next_of_a_holder_by_another_way():
+    """However many are named by one way, they wait until each other way was heard."""
+    town, ways = searching("voices")
+    assert [type(effect) for effect in located(town, ways[1], "n4")] == [LocatedAt]
+    for name in ("n5", "n6", "n7"):
+        assert located(town, ways[1], name) == []
+    for way, name in ((ways[2], "n8"), (ways[3], "n9")):
+        assert located(town, way, name) == []
+    passed_over: tuple[bytes, ...] = (town.keys["n4"].contact.guid,)
+    given = []
+    for number in range(1001, 1004):
+        (effect,) = town.step("n3", Locate(OBJECT, number, passed_over, town.now))
+        assert isinstance(effect, LocatedAt)
+        given.append(effect.pointer.holder.address)
+        passed_over = (*passed_over, effect.pointer.holder.guid)
+    assert given == ["n8", "n9", "n5"]
+    left = (*passed_over, *(town.keys[name].contact.guid for name in ("n6", "n7")))
+    effects = town.step("n3", Locate(OBJECT, 1004, left, town.now))
+    assert any(isinstance(effect, Send) for effect in effects), "none is left: it is looked for anew"
+
+
+def test_one_way_brings_no_more_answers_than_holders_are_asked():
+    town, ways = searching("many voices")
+    for number in range(4, 4 + location.HOLDERS_AT_ONCE):
+        located(town, ways[1], f"n{number}")
+    assert located(town, ways[1], "n13") == [Rejected(town.keys["n13"].contact, "more answers than holders were asked")]
+
+
+def test_answers_to_an_earlier_search_are_no_answers_to_a_new_one():
+    town, ways = searching("earlier")
+    for name in ("n4", "n5"):
+        located(town, ways[1], name)
+    assert any(isinstance(effect, Send) for effect in town.step("n3", Locate(OBJECT, 1001, (), town.now)))
+    effects = town.step("n3", Locate(OBJECT, 1002, (town.keys["n4"].contact.guid,), town.now))
+    assert not any(isinstance(effect, LocatedAt) for effect in effects)
+
+
+def test_who_denies_and_cannot_be_the_root_is_answered_with_constrained_ways():
+    town = Town("implausible", 30)
+    node = town.nodes["n3"]
+    town.drops = lambda sender, to, message: True
+    town.step("n3", Locate(OBJECT, 1000, (), town.now))
+    ((way, begun),) = node.location._ways.items()
+    far = max(town.contacts.values(), key=lambda contact: model.places_between(begun.key, contact.guid))
+    assert far.address != "n3"
+    effects = town.step("n3", Received(far, NotLocated(way, 2), town.now))
+    again = [effect.message for effect in effects if isinstance(effect, Send)]
+    assert len(again) >= SALTS - 1
+    assert all(isinstance(message, Forward) and message.constrained for message in again)
+    assert town.step("n3", Received(far, NotLocated(way, 2), town.now)) == []
+
+
+def test_a_search_by_constrained_entries_goes_to_several_holders_at_once():
+    town = Town("several", 12)
+    for name in ("n1", "n2", "n4", "n5", "n6", "n7"):
+        town.publish(name, OBJECT)
+    asks = town.keys["n9"].contact
+    passed_over = (town.keys["n1"].contact.guid,)
+    for constrained, expected in ((False, 1), (True, location.HOLDERS_AT_ONCE)):
+        cargo = Search(OBJECT, 0, None, passed_over)
+        message = Forward(1, root_key(OBJECT, 0), asks, 7, 1, cargo, constrained)
+        effects = town.step("n8", Received(asks, message, town.now))
+        sent = [e for e in effects if isinstance(e, Send) and isinstance(e.message, Forward)]
+        assert len({effect.to for effect in sent}) == len(sent) == expected
+        for effect in sent:
+            assert isinstance(effect.message, Forward)
+            assert isinstance(effect.message.cargo, Search)
+            assert effect.message.cargo.holder == effect.to.guid
+            assert effect.to.guid not in passed_over
+
+
+def test_of_holders_those_that_claim_much_more_than_others_are_asked_last():
+    town = Town("greedy", 12)
+    objects = [OBJECT, *(bytes([number]) * 32 for number in range(1, 40))]
+    town.publish("n1", *objects)
+    town.publish("n2", OBJECT)
+    town.run(20.0)
+    greedy, modest = (town.keys[name].contact for name in ("n1", "n2"))
+    both = 0
+    for node in town.nodes.values():
+        held = node.location.pointers.holders(OBJECT, town.now)
+        if {greedy, modest} <= set(held) and node.contact not in (greedy, modest):
+            both += 1
+            assert node.location._believed([greedy, modest]) == [modest]
+            assert node.location._believed([greedy]) == [greedy]
+    assert both > 5
 
 
 def test_searches_are_bounded(monkeypatch):
@@ -348,6 +532,7 @@ def test_searches_are_bounded(monkeypatch):
     for number in range(20):
         town.step("n1", Locate(OBJECT, number, (), town.now))
     assert len(town.nodes["n1"].location._searches) == 5
+    assert len(town.nodes["n1"].location._ways) <= 5 * sum(location.WAYS)
     town.step("n1", Locate(OBJECT, 21, tuple(bytes([number]) * 32 for number in range(MAX_CONTACTS + 9)), town.now))
 
 

@@ -13,8 +13,10 @@ from tapestry.neighbours import (
     GRACE_SECONDS,
     LOST,
     LOST_SECONDS,
+    MET,
     MISSES,
     MOST_TIMEOUT_SECONDS,
+    STALE_SECONDS,
     Neighbours,
 )
 from tests.unit.tapestry import model
@@ -218,13 +220,18 @@ def test_nobodys_word_for_one_that_was_given_up_counts_for_a_while(later, wanted
     assert neighbours.wanted(OTHER, 100.0 + later) == wanted
 
 
-def test_its_own_word_counts_at_once():
+def test_its_own_answer_counts_at_once_and_its_word_never():
+    """Or one that we hear and that does not hear us is given up and taken up for ever."""
     neighbours = known(OTHER)
     give_up(neighbours, OTHER, 100.0)
-    assert neighbours.heard(OTHER, 100.1), "it is back"
+    for later in (0.1, 30.0, LOST_SECONDS, 9 * LOST_SECONDS):
+        assert neighbours.heard(OTHER, 100.0 + later), "it speaks, and may not hear"
+        assert OTHER.guid not in neighbours
+    neighbours.measured(OTHER, 0.1, 700.0)
     assert OTHER.guid in neighbours.leaves
+    assert OTHER.guid in neighbours.table
     assert not neighbours.lost
-    assert not neighbours.heard(OTHER, 100.2), "and that is news only once"
+    assert not neighbours.heard(OTHER, 700.2)
     check_nothing_else_is_known(neighbours)
 
 
@@ -240,14 +247,42 @@ def test_of_those_given_up_the_last_are_remembered():
 # --- how long to wait ------------------------------------------------------------------------------------------------
 
 
+def test_round_trips_of_long_ago_make_nobody_wait_longer_than_all_take_now():
+    """As where all were slow when they began together; and the next one counts as the first."""
+    neighbours = known(OTHER, at("9"))
+    for _ in range(3):
+        neighbours.measured(OTHER, 2.0, 0.0)
+    neighbours.measured(at("9"), 0.001, 1.0)
+    for _ in range(60):
+        neighbours.measured(at("9"), 0.001, STALE_SECONDS - 1.0)
+    slow = 2.0 + 4 * 1.0 * (3 / 4) ** 2 + GRACE_SECONDS
+    assert neighbours.timeout_seconds(OTHER.guid, STALE_SECONDS - 0.1) == pytest.approx(min(slow, MOST_TIMEOUT_SECONDS))
+    assert neighbours.timeout_seconds(OTHER.guid, STALE_SECONDS) < 0.06
+    neighbours.measured(OTHER, 0.1, STALE_SECONDS)
+    assert neighbours.timeout_seconds(OTHER.guid, STALE_SECONDS) == pytest.approx(0.1 + 4 * 0.05 + GRACE_SECONDS)
+
+
+def test_a_near_node_is_not_given_longer_for_having_been_silent():
+    neighbours = known(OTHER, at("9"))
+    neighbours.measured(OTHER, 0.01, 0.0)
+    for _ in range(20):
+        neighbours.measured(at("9"), 1.0, 10.0)
+    waits = [neighbours.timeout_seconds(OTHER.guid, now) for now in (0.0, STALE_SECONDS, 9 * STALE_SECONDS)]
+    assert waits == pytest.approx([0.01 + 4 * 0.005 + GRACE_SECONDS] * 3)
+
+
 def test_before_any_round_trip_the_timeout_is_that_of_the_rfc():
-    assert known(OTHER).timeout_seconds(OTHER.guid) == known().timeout_seconds(OTHER.guid) == FIRST_TIMEOUT_SECONDS
+    assert (
+        known(OTHER).timeout_seconds(OTHER.guid, 0.0)
+        == known().timeout_seconds(OTHER.guid, 0.0)
+        == FIRST_TIMEOUT_SECONDS
+    )
 
 
 def test_a_first_round_trip_counts_with_half_of_itself_as_spread():
     neighbours = known(OTHER)
     neighbours.measured(OTHER, 0.1, 0.0)
-    assert neighbours.timeout_seconds(OTHER.guid) == pytest.approx(0.1 + 4 * 0.05 + GRACE_SECONDS)
+    assert neighbours.timeout_seconds(OTHER.guid, 0.0) == pytest.approx(0.1 + 4 * 0.05 + GRACE_SECONDS)
 
 
 def test_further_ones_are_smoothed_as_in_the_rfc():
@@ -256,15 +291,15 @@ def test_further_ones_are_smoothed_as_in_the_rfc():
         neighbours.measured(OTHER, seconds, 0.0)
     spread = 0.05 * 3 / 4 + 0.1 / 4
     smoothed = 0.1 * 7 / 8 + 0.2 / 8
-    assert neighbours.timeout_seconds(OTHER.guid) == pytest.approx(smoothed + 4 * spread + GRACE_SECONDS)
+    assert neighbours.timeout_seconds(OTHER.guid, 0.0) == pytest.approx(smoothed + 4 * spread + GRACE_SECONDS)
 
 
 def test_who_was_never_asked_is_given_as_long_as_the_others_take():
     neighbours = known(OTHER)
     neighbours.measured(OTHER, 0.1, 0.0)
-    assert neighbours.timeout_seconds(at("9").guid) == neighbours.timeout_seconds(OTHER.guid)
+    assert neighbours.timeout_seconds(at("9").guid, 0.0) == neighbours.timeout_seconds(OTHER.guid, 0.0)
     neighbours.heard(at("9"), 0.0)
-    assert neighbours.timeout_seconds(at("9").guid) == neighbours.timeout_seconds(OTHER.guid)
+    assert neighbours.timeout_seconds(at("9").guid, 0.0) == neighbours.timeout_seconds(OTHER.guid, 0.0)
 
 
 def test_each_has_a_timeout_of_its_own():
@@ -272,17 +307,17 @@ def test_each_has_a_timeout_of_its_own():
     for _ in range(30):
         neighbours.measured(OTHER, 0.01, 0.0)
         neighbours.measured(at("9"), 0.5, 0.0)
-    assert neighbours.timeout_seconds(OTHER.guid) == pytest.approx(0.01 + GRACE_SECONDS, rel=0.1)
-    assert neighbours.timeout_seconds(at("9").guid) == pytest.approx(0.5 + GRACE_SECONDS, rel=0.1)
+    assert neighbours.timeout_seconds(OTHER.guid, 0.0) == pytest.approx(0.01 + GRACE_SECONDS, rel=0.1)
+    assert neighbours.timeout_seconds(at("9").guid, 0.0) == pytest.approx(0.5 + GRACE_SECONDS, rel=0.1)
 
 
 def test_after_two_misses_in_a_row_it_is_given_twice_as_long():
     neighbours = known(OTHER)
     neighbours.measured(OTHER, 0.1, 0.0)
-    waits = [neighbours.timeout_seconds(OTHER.guid)]
+    waits = [neighbours.timeout_seconds(OTHER.guid, 0.0)]
     for _ in range(MISSES - 1):
         neighbours.missed(OTHER.guid, 0.0, 0.0)
-        waits.append(neighbours.timeout_seconds(OTHER.guid))
+        waits.append(neighbours.timeout_seconds(OTHER.guid, 0.0))
     assert waits == pytest.approx([0.35, 0.35, 0.7])
 
 
@@ -296,7 +331,7 @@ def test_a_timeout_is_longer_than_what_is_usual_and_never_without_end(trips, mis
     neighbour = neighbours.get(OTHER.guid)
     assert neighbour is not None
     assert min(trips) * 0.999 <= neighbour.rtt_seconds <= max(trips) * 1.001
-    timeout = neighbours.timeout_seconds(OTHER.guid)
+    timeout = neighbours.timeout_seconds(OTHER.guid, 0.0)
     assert min(neighbour.rtt_seconds + GRACE_SECONDS, MOST_TIMEOUT_SECONDS) <= timeout <= MOST_TIMEOUT_SECONDS
 
 
@@ -318,7 +353,8 @@ def test_never_more_than_leaf_set_and_table(seed):
             case 0 | 1 | 2:
                 lost = contact.guid in neighbours.lost
                 assert neighbours.heard(contact, float(now)) == lost
-                assert not neighbours.leaves.wants(contact.guid)
+                assert lost == (contact.guid in neighbours.lost)
+                assert lost or not neighbours.leaves.wants(contact.guid)
             case 3:
                 neighbours.heard(contact, float(now))
                 neighbours.measured(contact, draw.choice((0.001, 0.1, 3.0)) * draw.random(), float(now))
@@ -330,4 +366,20 @@ def test_never_more_than_leaf_set_and_table(seed):
         assert len(neighbours.lost) <= LOST
     for contact in pool:
         neighbours.heard(contact, 2000.0)
+        neighbours.measured(contact, 0.1, 2000.0)
     assert {leaf.guid for leaf in neighbours.leaves} == model.leaves(OWN.guid, [contact.guid for contact in pool])
+
+
+def test_ways_apart_go_by_nodes_that_no_node_has_named():
+    """Of those that nodes name, all may lie; of those met, as many as lie at all."""
+    neighbours, choices = Neighbours(OWN), Random(1)
+    named, met = at("91"), [at(f"a{digit:x}") for digit in range(MET + 2)]
+    neighbours.heard(named, 0.0)
+    assert neighbours.ways_apart(choices, 3) == [named], "a constrained entry, as nobody was met"
+    neighbours.meet([*met, OWN])
+    drawn = {contact for _ in range(100) for contact in neighbours.ways_apart(choices, 2)}
+    assert drawn == set(met[2:]), "the last MET of them, and never this node"
+    neighbours.heard(met[-1], 0.0)
+    give_up(neighbours, met[-1])
+    drawn = {contact for _ in range(100) for contact in neighbours.ways_apart(choices, 2)}
+    assert drawn == set(met[2:-1]), "not those that were given up"

@@ -17,6 +17,7 @@ from tapestry.effects import (
     Timer,
     TimerFired,
 )
+from tapestry.finding import UNANSWERED
 from tapestry.messages import (
     MAX_HOPS,
     Acknowledge,
@@ -36,7 +37,7 @@ from tapestry.messages import (
     Row,
     Welcome,
 )
-from tapestry.node import UNANSWERED, Node
+from tapestry.node import Node
 from tapestry.routing import CERTAIN_MISSES
 from tests.unit.tapestry.model import at, digits
 

@@ -31,6 +31,7 @@ class Keys:
 
 
 ALICE, BOB = Keys("alice:1"), Keys("bob:1")
+SECRET = bytes(16)
 OBJECTS = [hashlib.sha256(b"object %d" % number).digest() for number in range(300)]
 
 
@@ -100,7 +101,7 @@ def test_each_salt_has_a_root_of_its_own():
 
 
 def test_who_holds_an_object():
-    store = Pointers()
+    store = Pointers(SECRET)
     for keys in (ALICE, BOB):
         for salt in (0, 2):
             assert store.put(made(keys=keys)[0], salt, at_root=False)
@@ -115,7 +116,7 @@ def test_who_holds_an_object():
 
 
 def test_a_newer_pointer_takes_the_place_of_an_older_one():
-    store = Pointers()
+    store = Pointers(SECRET)
     store.put(made()[0], 0, at_root=True)
     store.put(made(1, 0, issued=NOW + 5)[0], 0, at_root=True)
     assert len(store) == 1
@@ -126,7 +127,7 @@ def test_a_newer_pointer_takes_the_place_of_an_older_one():
 
 
 def test_what_was_withdrawn_is_remembered_as_long_as_the_older_one_could_come_back():
-    store = Pointers()
+    store = Pointers(SECRET)
     store.put(made(1, 0)[0], 0, at_root=False)
     store.expire(NOW + LIFETIME_SECONDS)
     assert len(store) == 1
@@ -135,30 +136,79 @@ def test_what_was_withdrawn_is_remembered_as_long_as_the_older_one_could_come_ba
 
 
 def test_few_holders_of_one_object_are_remembered():
-    store = Pointers()
-    kept = [
-        store.put(made(keys=Keys(f"holder:{number}"))[0], salt, at_root=False)
-        for number in range(HOLDERS + 3)
-        for salt in range(SALTS)
-    ]
-    assert sum(kept) == len(store) == HOLDERS * SALTS
+    store = Pointers(SECRET)
+    for number in range(HOLDERS + 3):
+        for salt in range(SALTS):
+            store.put(made(keys=Keys(f"holder:{number}"))[0], salt, at_root=False)
+            assert len(store.holders(OBJECTS[0], NOW)) == min(number + 1, HOLDERS)
+    assert len(store) == HOLDERS * SALTS
+
+
+def test_liars_who_all_claim_an_object_do_not_crowd_out_its_holder_at_every_node():
+    """However often they say so, and whoever of them comes first: which are kept, each node chooses by a secret."""
+    liars = [made(keys=Keys(f"liar:{number}"))[0] for number in range(2 * HOLDERS)]
+    honest = made()[0]
+    kept = 0
+    for node in range(24):
+        orders: list[list[Pointer]] = [
+            [*liars, honest, *liars],
+            [honest, *liars, honest],
+            [*liars[::-1], *liars, honest],
+        ]
+        found = []
+        for order in orders:
+            store = Pointers(bytes([node]) * 16)
+            for pointer in order:
+                store.put(pointer, 1, at_root=False)
+            found.append(store.holders(OBJECTS[0], NOW))
+        assert found[0] == found[1] == found[2]
+        assert len(found[0]) == HOLDERS
+        kept += ALICE.contact in found[0]
+    assert 6 <= kept <= 18, "about half of the nodes, as it is one of 33 and 16 are kept"
+
+
+def test_who_floods_gives_way_to_who_has_few(monkeypatch):
+    monkeypatch.setattr(pointers, "PER_HOLDER", 100)
+    monkeypatch.setattr(pointers, "IN_ALL", 200)
+    store = Pointers(SECRET)
+    for liar in (Keys("liar:1"), Keys("liar:2")):
+        assert all(store.put(pointer, 0, at_root=False) for pointer in made(100, keys=liar))
+    assert all(store.put(pointer, 0, at_root=False) for pointer in made(40))
+    assert len(store) == 200
+    for liar in (Keys("liar:1"), Keys("liar:2")):
+        assert sum(store.put(pointer, 0, at_root=False) for pointer in made(100, keys=liar)) == 80, "what it has"
+        assert sum(store.get(obj, liar.contact.guid, 0) is not None for obj in OBJECTS[:100]) == 80
+    assert all(store.get(obj, ALICE.contact.guid, 0) is not None for obj in OBJECTS[:40])
+
+
+def test_whoever_claims_the_most_gives_way_to_one_that_claims_less():
+    """Else those who claim every object would keep out whoever has one."""
+    store = Pointers(SECRET)
+    greedy = [Keys(f"greedy:{number}") for number in range(HOLDERS)]
+    for keys in greedy:
+        for pointer in made(pointers.GREED * SALTS + 1, keys=keys):
+            assert store.put(pointer, 0, at_root=False)
+    assert store.put(made(keys=ALICE)[0], 0, at_root=True)
+    assert ALICE.contact in store.holders(OBJECTS[0], NOW)
+    assert len(store.holders(OBJECTS[0], NOW)) == HOLDERS
+    assert sum(store.count_of(keys.contact.guid) for keys in greedy) == HOLDERS * (pointers.GREED * SALTS + 1) - 1
 
 
 def test_one_holder_does_not_take_all_the_room(monkeypatch):
     monkeypatch.setattr(pointers, "PER_HOLDER", 5)
     monkeypatch.setattr(pointers, "IN_ALL", 8)
-    store = Pointers()
+    store = Pointers(SECRET)
     assert sum(store.put(pointer, 0, at_root=False) for pointer in made(20)) == 5
-    assert sum(store.put(pointer, 0, at_root=False) for pointer in made(20, keys=BOB)) == 3
+    assert sum(store.put(pointer, 0, at_root=False) for pointer in made(20, keys=BOB)) == 4, "as many as the other"
     assert len(store) == 8
     for obj in OBJECTS[:20]:
         store.drop_holder(obj, ALICE.contact.guid)
-    assert len(store) == 3
-    assert sum(store.put(pointer, 0, at_root=False) for pointer in made(20)) == 5
+    assert len(store) == 4
+    assert sum(store.put(pointer, 0, at_root=False) for pointer in made(20)) == 4
 
 
 def test_pointers_whose_root_has_moved_are_handed_over_once():
-    store = Pointers()
+    store = Pointers(SECRET)
     for place, pointer in enumerate(made(4)):
         store.put(pointer, 1, at_root=place < 3)
     moved_keys = {root_key(OBJECTS[0], 1), root_key(OBJECTS[3], 1)}

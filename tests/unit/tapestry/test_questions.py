@@ -3,9 +3,9 @@
 import pytest
 
 from tapestry.effects import Effect, Send, SetTimer, Timer
-from tapestry.messages import Contact, Message, Probe
+from tapestry.messages import Contact, Find, Forward, Message, Probe
 from tapestry.neighbours import FIRST_TIMEOUT_SECONDS, GRACE_SECONDS, Neighbours
-from tapestry.questions import LATE, WAITING, Question, Questions
+from tapestry.questions import CARGO, LATE, WAITING, Question, Questions
 from tests.unit.tapestry.model import at
 
 OWN, ONE, OTHER = at("4"), at("8"), at("c")
@@ -61,7 +61,7 @@ def test_an_answer_to_nothing_or_of_somebody_else_changes_nothing(number, sender
     questions.ask(ONE, Probe, 5.0)
     assert questions.answered(number, sender, 5.1) is None
     assert questions.asks(ONE.guid)
-    assert neighbours.timeout_seconds(ONE.guid) == FIRST_TIMEOUT_SECONDS
+    assert neighbours.timeout_seconds(ONE.guid, 9.0) == FIRST_TIMEOUT_SECONDS
     assert OTHER.guid not in neighbours
     assert questions.answered(1, ONE, 5.2) is not None, "the true answer still counts"
 
@@ -70,9 +70,9 @@ def test_a_second_answer_is_none():
     questions, neighbours = asking()
     questions.ask(ONE, Probe, 5.0)
     questions.answered(1, ONE, 5.1)
-    timeout = neighbours.timeout_seconds(ONE.guid)
+    timeout = neighbours.timeout_seconds(ONE.guid, 9.0)
     assert questions.answered(1, ONE, 9.0) is None
-    assert neighbours.timeout_seconds(ONE.guid) == timeout, "and tells no round trip"
+    assert neighbours.timeout_seconds(ONE.guid, 9.0) == timeout, "and tells no round trip"
 
 
 def test_an_answer_after_the_time_is_none():
@@ -139,3 +139,28 @@ def test_above_a_number_of_open_questions_nothing_is_asked():
     assert not questions.asks(OTHER.guid)
     questions.given_up(1)
     assert sent(questions.ask(OTHER, Probe, 0.0)) == (OTHER, Probe(WAITING + 1))
+
+
+def test_cargo_has_room_of_its_own():
+    """Upkeep, which others can cause, does not take it, nor the other way round."""
+    questions, _ = asking()
+
+    def hop(number: int) -> Forward:
+        return Forward(number, OTHER.guid, ONE, 7, 1, Find())
+
+    for _ in range(WAITING):
+        questions.ask(ONE, Probe, 0.0)
+    assert questions.ask(ONE, Probe, 0.0) == []
+    full = []
+    for number in range(WAITING + 1, WAITING + CARGO + 1):
+        full.append(questions.full_of_cargo)
+        assert sent(questions.ask(ONE, hop, 0.0)) == (ONE, hop(number))
+    assert not any(full)
+    assert questions.full_of_cargo
+    assert questions.ask(ONE, hop, 0.0) == questions.ask(ONE, Probe, 0.0) == []
+    questions.given_up(1)
+    assert questions.full_of_cargo
+    assert sent(questions.ask(ONE, Probe, 0.0)) == (ONE, Probe(WAITING + CARGO + 1))
+    questions.answered(WAITING + 1, ONE, 0.1)
+    assert sent(questions.ask(ONE, hop, 0.2)) == (ONE, hop(WAITING + CARGO + 2))
+    assert questions.ask(ONE, Probe, 0.2) == []

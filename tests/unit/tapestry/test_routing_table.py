@@ -64,6 +64,7 @@ def test_a_new_round_trip_sorts_it_in_anew():
 
 def test_it_wants_nodes_as_long_as_there_is_room():
     filled = table("81", "82")
+    filled.constrain(at("82"))
     assert filled.wants(digits("83"))
     assert not filled.wants(digits("82")), "it is here"
     filled.put(at("83"), 1.0)
@@ -116,7 +117,8 @@ def test_against_a_list_of_everybody(seed):
         row = shared_digits(OWN, node.guid)
         slot = kept.setdefault((row, digit(node.guid, row)), [])
         wanted = filled.wants(node.guid)
-        assert wanted == (len(slot) < SLOT and all(guid != node.guid for _, guid in slot))
+        assert filled.has_room(node.guid) == (len(slot) < SLOT)
+        assert wanted == all(guid != node.guid for _, guid in slot), "nothing stands at the point of a slot"
         slot[:] = [entry for entry in slot if entry[1] != node.guid]
         if draw.random() < 0.25:
             filled.remove(node.guid)
