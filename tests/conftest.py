@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--rewrite` writes golden files and reference pages anew; `--rounds` kills real servers oftener."""
     parser.addoption("--rewrite", action="store_true", help="write golden files and reference pages anew")
     parser.addoption(
-        "--rounds", type=int, default=15, metavar="N", help="rounds of kill -9 in tests/process/test_faults.py"
+        "--rounds", type=int, default=10, metavar="N", help="rounds of kill -9 in tests/process/test_faults.py"
     )
 
 

@@ -95,14 +95,14 @@ def test_who_does_not_give_the_object_is_passed_over():
     assert read.way_seconds >= len(read.passed_over) * objects.FETCH_SECONDS
 
 
-@pytest.mark.parametrize("share", [0.3])
-def test_among_liars_objects_are_read(share):
-    """Success is all; and that who claims everything is asked last shows in the time, three times as long without."""
-    run = simulate(Plan("tapestry", 60, None, 15.0, 1, objects=15, liars=share))
+def test_among_liars_objects_are_read():
+    """Success is all; and that who claims everything is asked last shows in the time: 2.2 s without, 0.4 s with it."""
+    run = simulate(Plan("tapestry", 60, None, 15.0, 1, objects=15, liars=0.3))
     assert run.objects is not None
     assert run.objects.all.reads > 50
     assert run.objects.all.succeeded == 1.0
-    assert (run.objects.all.mean_seconds or 9.0) < 1.5
+    assert run.objects.all.p50_seconds is not None
+    assert run.objects.all.p50_seconds < 1.0
 
 
 def test_an_object_whose_first_root_is_surrounded_is_read():
