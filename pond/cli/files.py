@@ -119,15 +119,15 @@ def new_file(path: str) -> Iterator[BinaryIO]:
     place = Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
-        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            file = _open(path, os.O_WRONLY)  # not `place`: a pipe has no name that its link in /dev leads to
-        else:
-            temporary = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}")
-            file = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            _keep_mode(place, file)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot write {shown(path, 200)} ({_reason(error)}): name another file") from None
-    try:
+        try:
+            if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+                file = _open(path, os.O_WRONLY)  # not `place`: a pipe has no name that its link in /dev leads to
+            else:
+                temporary = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}")
+                file = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+                _keep_mode(place, file)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot write {shown(path, 200)} ({_reason(error)}): name another file") from None
         with file:
             yield file
             if temporary is not None:
@@ -150,12 +150,12 @@ def resumed_output(path: str | None) -> Iterator[tuple[BinaryIO, bool]]:
     place = Path(os.path.realpath(path or "-"))
     partial = place.with_name(f".{place.name[:200]}.part")
     regular = path is not None and path != "-" and (place.is_file() or not place.exists())
-    file = _partial(partial) if regular else None
-    if file is None:
-        with output(path) as file:
-            yield file, False
-        return
     try:
+        file = _partial(partial, os.O_CREAT) if regular else None
+        if file is None:
+            with output(path) as file:
+                yield file, False
+            return
         with file:
             _keep_mode(place, file)
             yield file, os.fstat(file.fileno()).st_size > 0
@@ -163,16 +163,18 @@ def resumed_output(path: str | None) -> Iterator[tuple[BinaryIO, bool]]:
             os.fsync(file.fileno())
             partial.rename(place)
     except BaseException:
-        with suppress(FileNotFoundError):
-            if partial.stat().st_size < KEPT_BYTES:
-                partial.unlink()
+        left = _partial(partial) if regular else None
+        if left is not None:
+            with left:
+                if os.fstat(left.fileno()).st_size < KEPT_BYTES:
+                    partial.unlink(missing_ok=True)
         raise
 
 
-def _partial(path: Path) -> BinaryIO | None:
+def _partial(path: Path, flags: int = 0) -> BinaryIO | None:
     """Ours alone, and nobody else's idea of a file, however many may write to the directory."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, flags | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except (OSError, ValueError):
         return None
     try:
@@ -183,6 +185,9 @@ def _partial(path: Path) -> BinaryIO | None:
             return open(descriptor, "r+b")
     except OSError:
         pass
+    except BaseException:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
 

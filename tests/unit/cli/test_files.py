@@ -1,5 +1,6 @@
 """Outputs that appear as a whole or not at all, and what is left of them for the next attempt."""
 
+import fcntl
 import os
 import stat
 
@@ -99,3 +100,29 @@ def test_what_takes_the_place_of_a_private_file_is_private(tmp_path):
             assert stat.S_IMODE(os.fstat(out.fileno()).st_mode) == 0o600
             out.write(b"new")
         assert (place.read_bytes(), stat.S_IMODE(place.stat().st_mode)) == (b"new", 0o600)
+
+
+@pytest.mark.parametrize(
+    ("write", "module", "name"),
+    [
+        (files.new_file, os, "open"),
+        (files.new_file, files, "_keep_mode"),
+        (files.resumed_output, os, "open"),
+        (files.resumed_output, fcntl, "flock"),
+        (files.resumed_output, os, "fstat"),
+        (files.resumed_output, files, "_keep_mode"),
+    ],
+)
+def test_a_signal_while_the_file_is_being_made_leaves_nothing(tmp_path, monkeypatch, write, module, name):
+    """It is heard as soon as the call has done its work."""
+    work = getattr(module, name)
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(module, name, work)
+        work(*arguments)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(module, name, interrupted)
+    with pytest.raises(SystemExit), write(str(tmp_path / "out")):
+        pass
+    assert list(tmp_path.iterdir()) == []
