@@ -23,10 +23,10 @@ FAR = 6
 """Half a gap between nodes is how far the nearest one is from a key on average; this many times as far is too far."""
 
 AGAIN = 3
-"""Ways by which a key is looked for again: one from here, the others by way of some constrained entry."""
+"""Ways by which a key is looked for again: one from here, the others through nodes that no neighbour has chosen."""
 
 AGAIN_SECONDS = 1.5
-"""For so long their answers are waited for."""
+"""For so long a plausible answer is waited for. Answers are not counted: a liar on the way may give as many."""
 
 
 def implausible(leaves: LeafSet, key: GUID, root: GUID) -> bool:
@@ -44,8 +44,6 @@ class _Sought(NamedTuple):
     key: GUID
     best: tuple[Contact, int] | None
     """Of answers that were too far away the nearest, and its hops."""
-    waiting: int
-    """Ways by which an answer is still to come."""
 
 
 class Finding:
@@ -60,7 +58,7 @@ class Finding:
 
     def route(self, key: GUID, number: int, now: float) -> list[Effect]:
         """Find the root of a key."""
-        self._sought[number] = _Sought(key, None, 1)
+        self._sought[number] = _Sought(key, None)
         if len(self._sought) > UNANSWERED:
             del self._sought[next(iter(self._sought))]
         onward = self._routing.send(Forward(0, key, self._own, number, 0, Find()), now)
@@ -71,27 +69,22 @@ class Finding:
         sought = self._sought.get(number)
         if sought is None:
             return []
-        key, best, waiting = sought
+        key, best = sought
         if best is None or distance(key, root.guid) < distance(key, best[0].guid):
             best = root, hops
-        if not implausible(self._neighbours.leaves, key, best[0].guid) or (waiting == 1 and sought.best is not None):
+        if not implausible(self._neighbours.leaves, key, best[0].guid):
             del self._sought[number]
             return [Resolved(number, *best)]
-        if sought.best is not None:
-            self._sought[number] = _Sought(key, best, waiting - 1)
-            return []
-        effects, waiting = self._again(key, number, now)
-        self._sought[number] = _Sought(key, best, waiting)
-        return effects
+        self._sought[number] = _Sought(key, best)
+        return self._again(key, number, now) if sought.best is None else []
 
-    def _again(self, key: GUID, number: int, now: float) -> tuple[list[Effect], int]:
+    def _again(self, key: GUID, number: int, now: float) -> list[Effect]:
         cargo = Forward(0, key, self._own, number, 0, Find(), True)
         ways = [
             self._routing.send(cargo, now, (), first) or []
             for first in (None, *self._neighbours.ways_apart(self._choices, AGAIN - 1))
         ]
-        timer = SetTimer(Timer("found", number), AGAIN_SECONDS)
-        return [timer, *(effect for way in ways for effect in way)], sum(map(bool, ways))
+        return [SetTimer(Timer("found", number), AGAIN_SECONDS), *(effect for way in ways for effect in way)]
 
     def on_timer(self, number: int) -> list[Effect]:
         """No answer from near enough came."""

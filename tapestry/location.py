@@ -50,17 +50,18 @@ BURST_SECONDS = 0.1
 """So many pointers leave at a time, and then so long none: publishing much must not keep links from all else."""
 
 PUBLISH_WAYS = 3
-"""By which a pointer goes to each root: by the nearest nodes, by constrained entries, and by way of one of these."""
+"""By which a pointer goes to each root: by the nearest nodes, by constrained entries, and so through a node that no
+neighbour has chosen."""
 
 NEAR = 4
 """Nodes nearest to the key that get a pointer, whoever of them is the root: one that lies is not enough."""
 
 WAYS = (1, SALTS - 1, SALTS, 2 * SALTS, 2 * SALTS, 2 * SALTS)
 """How many ways a search takes at a time, one group after another: first to one root, then to the others, then to all
-of them by constrained entries, and so again and again, each through some other node."""
+of them by constrained entries, and so again and again, each through a node that no neighbour has chosen."""
 
 FIRST_CONSTRAINED = 2
-FIRST_RANDOM = 3
+FIRST_APART = 3
 """The first of these groups that go so."""
 
 WAY_BITS = 48
@@ -76,6 +77,9 @@ hops, one after another, could have waited in vain. A late answer counts all the
 
 SEARCHES = 1024
 """Under way at once; the oldest is given up above it."""
+
+SPARES = 128
+"""Objects of which answers are kept that nobody has needed yet, up to HOLDERS_AT_ONCE by each way."""
 
 HAND_OVER_SECONDS = 5.0
 
@@ -305,7 +309,7 @@ class Location:
                 return [LocatedAt(number, answer.pointer, answer.hops)]
         if not passed_over:
             self._spare.pop(obj, None)
-        group = min(len(passed_over) + 1, FIRST_RANDOM) if passed_over else 0
+        group = min(len(passed_over) + 1, FIRST_APART) if passed_over else 0
         salts = self._choices.sample(range(SALTS), SALTS)
         self._searches[number] = _Search(obj, salts, passed_over[-MAX_CONTACTS:], group)
         if len(self._searches) > SEARCHES:
@@ -332,8 +336,7 @@ class Location:
             self._ways[way] = _Way(number, group, key)
             cargo = Locate(search.object, salt, None, search.passed_over)
             message = Forward(0, key, self._own, way, 0, cargo, group >= FIRST_CONSTRAINED)
-            random = group >= FIRST_RANDOM
-            first = self._neighbours.ways_apart(self._choices, 1) if random else []
+            first = self._neighbours.ways_apart(self._choices, 1) if group >= FIRST_APART else []
             onward = self._routing.send(message, now, (), first[0]) if first else None
             effects += self.carry(message, now) if onward is None else onward
         return effects
@@ -420,11 +423,11 @@ class Location:
             return [Rejected(sender, reason)]
         search.ways[message.number] += 1
         spare = self._spare.setdefault(search.object, _Spare())
+        if len(self._spare) > SPARES:
+            del self._spare[next(iter(self._spare))]
         if search.answered:
             spare.answers[sender.guid] = _Answer(message.number, pointer, message.hops)
             return []
-        if len(self._spare) > SEARCHES:
-            del self._spare[next(iter(self._spare))]
         spare.used[message.number] += 1
         search.answered = True
         return [LocatedAt(way.search, pointer, message.hops)]

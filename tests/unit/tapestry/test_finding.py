@@ -110,13 +110,14 @@ def test_where_nobody_nearer_answers_the_nearest_was_the_root():
     assert stage.answer(stage.near) == []
 
 
-def test_when_all_ways_have_answered_nobody_waits_for_more():
+def test_a_liar_that_answers_for_all_ways_does_not_end_the_search():
     stage = Far()
     stage.ask()
     ways = len(sought(stage.answer(stage.far)))
-    for _ in range(ways - 1):
+    for _ in range(2 * ways):
         assert stage.answer(stage.further) == []
-    assert stage.answer(stage.further) == [Resolved(7, stage.far, 2)]
+        assert stage.answer(stage.far) == []
+    assert stage.answer(stage.near, 3) == [Resolved(7, stage.near, 3)]
 
 
 def test_an_answer_to_what_was_not_asked_is_none():

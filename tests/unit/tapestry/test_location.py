@@ -418,10 +418,10 @@ def test_one_liar_that_denies_many_times_ends_no_search():
     assert town.found[1000] is not None
 
 
-def located(town: Town, way: int, name: str) -> list[Effect]:
+def located(town: Town, way: int, name: str, obj: bytes = OBJECT) -> list[Effect]:
     """What comes of it that a node says at n3 that it holds the object."""
     keys = town.keys[name]
-    pointer = next(make(keys, keys.contact, [OBJECT], int(town.now), int(town.now) + 60))
+    pointer = next(make(keys, keys.contact, [obj], int(town.now), int(town.now) + 60))
     effects = town.step("n3", Received(keys.contact, Located(way, pointer, 1), town.now))
     return [effect for effect in effects if isinstance(effect, LocatedAt | Rejected)]
 
@@ -534,6 +534,26 @@ def test_searches_are_bounded(monkeypatch):
     assert len(town.nodes["n1"].location._searches) == 5
     assert len(town.nodes["n1"].location._ways) <= 5 * sum(location.WAYS)
     town.step("n1", Locate(OBJECT, 21, tuple(bytes([number]) * 32 for number in range(MAX_CONTACTS + 9)), town.now))
+
+
+def test_what_is_kept_for_those_who_ask_on_is_bounded(monkeypatch):
+    monkeypatch.setattr(location, "SPARES", 3)
+    town = Town("spares", 6)
+    town.drops = lambda sender, to, message: True
+    objects = [bytes([number]) * 32 for number in range(1, 10)]
+    for number, obj in enumerate(objects):
+        town.step("n3", Locate(obj, number, (), town.now))
+        way = list(town.nodes["n3"].location._ways)[-1]
+        assert located(town, way, "n4", obj)
+        assert located(town, way, "n5", obj) == []
+    assert len(town.nodes["n3"].location._spare) == 3
+    passed_over = (town.keys["n4"].contact.guid,)
+    spared = [
+        obj
+        for number, obj in enumerate(objects, 100)
+        if any(isinstance(effect, LocatedAt) for effect in town.step("n3", Locate(obj, number, passed_over, town.now)))
+    ]
+    assert spared == objects[-3:]
 
 
 def test_a_node_without_keys_keeps_nothing_and_publishes_nothing():
