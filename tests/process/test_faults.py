@@ -68,9 +68,9 @@ def test_rounds_of_kills_lose_nothing(layout, full):
     assert judged.faultless, judged
 
 
-def test_a_killed_primary_is_replaced_while_it_is_down(layout):
+def test_a_killed_primary_is_replaced_while_it_is_down(layout, full):
     def hurt(load: Workload) -> None:
-        for _ in range(3):
+        for _ in range(3 if full else 2):
             leads = standing.leader(layout)
             killed = kill(layout.directory, (leads.name,))
             assert load.wait_for_commit_after(killed, 10.0) - killed < 10.0
@@ -131,9 +131,9 @@ def test_a_paused_primary_is_replaced_and_in_step_soon_after(layout):
     assert judged.faultless, judged
 
 
-def test_all_killed_at_once_serve_again(layout):
+def test_all_killed_at_once_serve_again(layout, full):
     def hurt(load: Workload) -> None:
-        for _ in range(3):
+        for _ in range(3 if full else 2):
             launch.kill(layout.directory, NAMES)
             restarted = monotonic()
             launch.restart(layout.directory, NAMES)
