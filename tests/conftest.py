@@ -1,5 +1,5 @@
-"""What every test shares: settings of hypothesis, `--rewrite` for what is generated and then read by a person, and how
-often real servers are killed."""
+"""What every test shares: settings of hypothesis, `--rewrite` for what is generated and then read by a person, and
+`--full` for tests that have a short form."""
 
 import hypothesis
 import pytest
@@ -10,10 +10,10 @@ hypothesis.settings.load_profile("pond")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--rewrite` writes golden files and reference pages anew; `--rounds` kills real servers oftener."""
+    """`--rewrite` writes golden files and reference pages anew; `--full` runs what is short by default at full size."""
     parser.addoption("--rewrite", action="store_true", help="write golden files and reference pages anew")
     parser.addoption(
-        "--rounds", type=int, default=10, metavar="N", help="rounds of kill -9 in tests/process/test_faults.py"
+        "--full", action="store_true", help="as much, as often and as long as was promised, not a part of it"
     )
 
 
@@ -21,3 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def rewrite(request: pytest.FixtureRequest) -> bool:
     """Whether golden files are to be written anew."""
     return bool(request.config.getoption("--rewrite"))
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether tests that have a short form run at their full size."""
+    return bool(request.config.getoption("--full"))

@@ -1,4 +1,8 @@
-"""Runs `pond` commands as a user does, each as a process of its own."""
+"""Runs `pond` commands as a user does, each as a process of its own.
+
+Those that a test waits for are forked from a process that has Pond imported; with `--full` each starts Python itself,
+as those always do that a test sends signals to.
+"""
 
 import json
 import os
@@ -7,12 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.process.forks import Forks
+
 COMMAND_SECONDS = 120.0
 """A deadline, not an expectation: a command that takes so long hangs."""
 
 POND = [sys.executable, "-P", "-m", "pond"]
 
 Done = subprocess.CompletedProcess[bytes]
+
+servers: list[Forks] = []
+"""The one that forks commands, if any does."""
 
 
 def environment(cluster: Path | None, **more: str) -> dict[str, str]:
@@ -23,6 +32,8 @@ def environment(cluster: Path | None, **more: str) -> dict[str, str]:
 
 def run(cluster: Path | None, *words: str | bytes, stdin: bytes = b"", cwd: Path | None = None) -> Done:
     """The command's exit code and output."""
+    if servers:
+        return servers[0].run(words, stdin, environment(cluster), cwd, COMMAND_SECONDS)
     return subprocess.run(
         [*POND, *words],
         input=stdin,

@@ -109,7 +109,7 @@ def test_the_phases_of_a_write_make_up_its_time(tmp_path: Path) -> None:
 
 
 def test_users_of_all_kinds_work_at_once_and_nobody_fails(measured: Any) -> None:
-    found = measured("mixed", "--seconds", "2", "--clients", "4")
+    found = measured("mixed", "--seconds", "1", "--clients", "4")
     assert [kind["name"] for kind in found["kinds"]] == [
         "4 KiB written", "4 KiB read", "2 MB written and read", "4 KiB aborted"
     ]  # fmt: skip

@@ -52,12 +52,12 @@ def kill(directory: Path, names: tuple[str, ...]) -> float:
     return moment
 
 
-def test_rounds_of_kills_lose_nothing(layout, request):
-    """Fifty of them with `--rounds 50`."""
-    draw = random.Random(50)
+def test_rounds_of_kills_lose_nothing(layout, full):
+    """Fifty of them with `--full`. However few, one server is killed in some, two in others, and all."""
+    rounds, draw = (50, random.Random(50)) if full else (6, random.Random(12))
 
     def hurt(load: Workload) -> None:
-        for _ in range(request.config.getoption("--rounds")):
+        for _ in range(rounds):
             victims = tuple(draw.sample(NAMES, draw.choice((1, 1, 1, 1, 2, 2, 4))))
             kill(layout.directory, victims)
             load.go_on(draw.random() / 2)
@@ -68,9 +68,9 @@ def test_rounds_of_kills_lose_nothing(layout, request):
     assert judged.faultless, judged
 
 
-def test_a_killed_primary_is_replaced_while_it_is_down(layout):
+def test_a_killed_primary_is_replaced_while_it_is_down(layout, full):
     def hurt(load: Workload) -> None:
-        for _ in range(3):
+        for _ in range(3 if full else 2):
             leads = standing.leader(layout)
             killed = kill(layout.directory, (leads.name,))
             assert load.wait_for_commit_after(killed, 10.0) - killed < 10.0
@@ -84,10 +84,10 @@ def test_a_killed_primary_is_replaced_while_it_is_down(layout):
     assert Reason.UNREACHABLE.value in logs, "no server missed its link to the primary before it missed batches"
 
 
-def test_whoever_leads_is_killed_every_three_seconds(layout):
+def test_whoever_leads_is_killed_every_three_seconds(layout, full):
     def hurt(load: Workload) -> None:
         began = monotonic()
-        while monotonic() < began + 12:
+        while monotonic() < began + (12 if full else 6):
             round_began = monotonic()
             leads = standing.leader(layout)
             kill(layout.directory, (leads.name,))
@@ -100,13 +100,13 @@ def test_whoever_leads_is_killed_every_three_seconds(layout):
     assert judged.faultless, judged
 
 
-def test_a_paused_backup_disturbs_nobody_and_is_in_step_soon_after(layout):
+def test_a_paused_backup_disturbs_nobody_and_is_in_step_soon_after(layout, full):
     def hurt(load: Workload) -> None:
         leads, before = standing.leader(layout), standing.view(layout)
         backup = next(name for name in NAMES if name != leads.name)
         launch.pause(layout.directory, (backup,))
         began = monotonic()
-        load.go_on(5)
+        load.go_on(5 if full else 3)
         gap_began, gap_ended = load.longest_gap(began, monotonic())
         assert gap_ended - gap_began < 2.0
         launch.resume(layout.directory, (backup,))
@@ -131,9 +131,9 @@ def test_a_paused_primary_is_replaced_and_in_step_soon_after(layout):
     assert judged.faultless, judged
 
 
-def test_all_killed_at_once_serve_again(layout):
+def test_all_killed_at_once_serve_again(layout, full):
     def hurt(load: Workload) -> None:
-        for _ in range(3):
+        for _ in range(3 if full else 2):
             launch.kill(layout.directory, NAMES)
             restarted = monotonic()
             launch.restart(layout.directory, NAMES)
@@ -144,9 +144,9 @@ def test_all_killed_at_once_serve_again(layout):
 
 
 @pytest.mark.parametrize("payload_bytes", [0, 2_000_000])
-def test_load_alone_changes_no_view(layout, payload_bytes):
+def test_load_alone_changes_no_view(layout, payload_bytes, full):
     with Workload(layout.directory, "pure load", WRITERS, payload_bytes) as load:
-        load.go_on(5)
+        load.go_on(5 if full else 2)
         load.stop()
     assert standing.view(layout) == 0
     judged = load.judge()

@@ -14,7 +14,7 @@ from tests.process.conftest import stop
 
 pytestmark = pytest.mark.process
 
-SHORT = ("--timeout", "3")
+SHORT = ("--timeout", "1")
 """For what cannot succeed."""
 
 

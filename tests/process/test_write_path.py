@@ -13,9 +13,7 @@ from cluster.layout import Layout
 
 pytestmark = pytest.mark.process
 
-UPDATES = 1000
 WRITERS = 8
-OBJECTS = 200
 LARGEST = 5 * 1024 * 1024
 
 
@@ -26,16 +24,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     launch.down(layout.directory, delete=True)
 
 
-def test_a_thousand_updates_by_eight_writers_under_version_is(cluster: Layout) -> None:
+def test_updates_by_eight_writers_under_version_is(cluster: Layout, full: bool) -> None:
     """No lost update, one chain, verified: each acknowledged record is in the object exactly once, in the order of the
-    versions that were acknowledged."""
+    versions that were acknowledged. A thousand updates with `--full`."""
+    updates = 1000 if full else 200
 
     async def writer(number: int, acknowledged: dict[int, bytes]) -> int:
         aborted = 0
         async with pond.aio.connect(cluster.directory, timeout=120) as store:
             target = await store.open("counter")
             version = (await target.latest()).number
-            for i in range(UPDATES // WRITERS):
+            for i in range(updates // WRITERS):
                 record = b"%02d:%04d\n" % (number, i)
                 while True:
                     try:
@@ -59,23 +58,25 @@ def test_a_thousand_updates_by_eight_writers_under_version_is(cluster: Layout) -
             target = await store.create("counter")
             await target.write(b"")
             aborted = sum(await asyncio.gather(*(writer(number, acknowledged) for number in range(WRITERS))))
-            assert sorted(acknowledged) == list(range(2, UPDATES + 2))
+            assert sorted(acknowledged) == list(range(2, updates + 2))
             content = b"".join(acknowledged[number] for number in sorted(acknowledged))
             assert await target.read() == content
             history = await target.history()
-            assert [entry.version for entry in history if entry.status == "committed"] == list(range(1, UPDATES + 2))
-            assert len(history) == UPDATES + 1 + aborted
-            assert (await target.verify()).versions == UPDATES + 1
-            for number in (2, 3, 500, UPDATES + 1):
+            assert [entry.version for entry in history if entry.status == "committed"] == list(range(1, updates + 2))
+            assert len(history) == updates + 1 + aborted
+            assert (await target.verify()).versions == updates + 1
+            for number in (2, 3, updates // 2, updates + 1):
                 assert await target.read(version=number) == content[: 8 * (number - 1)]
 
     asyncio.run(run())
 
 
-def test_two_hundred_objects_changed_at_random_offsets_are_read_back_in_all_versions(cluster: Layout) -> None:
+def test_objects_changed_at_random_offsets_are_read_back_in_all_versions(cluster: Layout, full: bool) -> None:
+    """Two hundred objects with `--full`."""
+    objects = 200 if full else 50
     draw = random.Random(2003)
     sizes = [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, LARGEST - 1, LARGEST]
-    sizes += [round(LARGEST ** draw.random()) for _ in range(OBJECTS - len(sizes))]
+    sizes += [round(LARGEST ** draw.random()) for _ in range(objects - len(sizes))]
 
     async def one(store: pond.aio.Store, number: int, size: int) -> None:
         target = await store.create(f"object {number}")
@@ -115,8 +116,8 @@ def test_two_hundred_objects_changed_at_random_offsets_are_read_back_in_all_vers
 
     async def run() -> None:
         async with pond.aio.connect(cluster.directory, timeout=120) as store:
-            for first in range(0, OBJECTS, 4):
-                await asyncio.gather(*(one(store, i, sizes[i]) for i in range(first, min(first + 4, OBJECTS))))
+            for first in range(0, objects, 4):
+                await asyncio.gather(*(one(store, i, sizes[i]) for i in range(first, min(first + 4, objects))))
 
     asyncio.run(run())
 

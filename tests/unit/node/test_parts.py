@@ -115,7 +115,7 @@ def test_windows_of_any_place(count: int, held: int):
 
 def test_a_long_history_takes_bounded_memory():
     """Past 2**16 outcomes, where windows have three levels."""
-    entries, there = long_history(100_000, 40)
+    entries, there = long_history(70_000, 40)
     world = World(Service(), there)
     world.fetch(64, tree_of(entries))
     assert_same_tables(world.here, there)
@@ -133,7 +133,7 @@ def test_a_long_history_takes_bounded_memory():
         for span in message.spans
         if span.table == tables.OUTCOMES
     )
-    assert asked == 100_000 - 66_000
+    assert asked == 70_000 - 66_000
 
 
 # --- what proves itself ----------------------------------------------------------------------------------------------
