@@ -19,7 +19,7 @@ import tapestry
 from cluster.sim import jobs as workers
 from cluster.sim.churn import report
 from cluster.sim.churn.answers import SimulatedChurn
-from cluster.sim.churn.run import SETTLE_SECONDS, START_SECONDS, Plan, simulate
+from cluster.sim.churn.run import START_SECONDS, Plan, simulate
 from cluster.sim.churn.words import duration
 
 TELL_SECONDS = 60.0
@@ -78,7 +78,7 @@ def code() -> str:
 def expected_seconds(plan: Plan) -> float:
     """About how long a run takes a processor."""
     starting = START_SECONDS / log(max(plan.nodes, 3))
-    node_seconds = plan.nodes * (starting + SETTLE_SECONDS + plan.seconds)
+    node_seconds = plan.nodes * (starting + plan.settle_seconds + plan.seconds)
     return node_seconds * EVENTS[kind(plan)] * EVENT_SECONDS[kind(plan)]
 
 

@@ -6,12 +6,12 @@ holder that was found is asked itself, and another one looked for when it does n
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from hashlib import sha256
 from random import SystemRandom
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pond.client.asking import Asker, Burst, Deadline
 from pond.errors import TimedOut, Unavailable
@@ -51,10 +51,15 @@ SEARCH_SECONDS = 13.0
 HOLDER_SECONDS = 1.0
 """A holder that does not answer for its object by then is passed over."""
 
+NEXT_HOLDER_SECONDS = 0.25
+"""Once one has been, others are asked so soon one after another, and whoever answers first is heard: where many claim
+an object that do not have it, nobody waits for each of them."""
+
 AGAIN_SECONDS = 0.5
 """After so long those that have not joined are asked again."""
 
 Answer = TypeVar("Answer", RootFound, ObjectLocated, OverlayNeighbours, Published, OverlayStatus, NextHopFound)
+Done = TypeVar("Done")
 
 
 def label_of(name: str) -> bytes:
@@ -166,20 +171,54 @@ async def locate(
 ) -> tuple[Listed, ObjectLocated]:
     """Who holds an object, as one of those in `via` finds it: one of all `servers` that answers for it itself. Those
     that do not are passed over. Raises Unavailable, TimedOut."""
+    loop = asyncio.get_running_loop()
     deadline = Deadline(seconds)
     passed_over: tuple[GUID, ...] = ()
+    asked: dict[asyncio.Task[bool], tuple[Listed, ObjectLocated]] = {}
+    tasks: list[asyncio.Task[Any]] = []
+
+    def begun(work: Coroutine[Any, Any, Done]) -> asyncio.Task[Done]:
+        tasks.append(loop.create_task(work))
+        return tasks[-1]
 
     def search(ask: int) -> LocateObject:
         return LocateObject(ask, obj, passed_over)
 
+    try:
+        while True:
+            searching = begun(_ask(_shuffled(via), search, ObjectLocated, deadline, SEARCH_SECONDS, linked))
+            if (answered := await _first(asked, searching)) is not None:
+                return answered
+            by, found = searching.result()
+            if found.holder is None:
+                last = await _first(asked, begun(asyncio.wait(asked))) if asked else None
+                return last or (by, found)
+            holder = next((server for server in servers if server.guid == found.holder), None)
+            if holder is not None:
+                answers = begun(_answers_for(holder, obj, deadline, linked))
+                asked[answers] = by, found
+                patience = NEXT_HOLDER_SECONDS if passed_over else HOLDER_SECONDS
+                if (answered := await _first(asked, begun(asyncio.wait({answers}, timeout=patience)))) is not None:
+                    return answered
+            passed_over = (*passed_over, found.holder)[-MAX_CONTACTS:]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _first(
+    asked: dict[asyncio.Task[bool], tuple[Listed, ObjectLocated]], over: asyncio.Task[Any]
+) -> tuple[Listed, ObjectLocated] | None:
+    """Of those that are asked the first that answers for the object; None when `over` comes to its end before."""
     while True:
-        by, found = await _ask(_shuffled(via), search, ObjectLocated, deadline, SEARCH_SECONDS, linked)
-        if found.holder is None:
-            return by, found
-        holder = next((server for server in servers if server.guid == found.holder), None)
-        if holder is not None and await _answers_for(holder, obj, deadline, linked):
-            return by, found
-        passed_over = (*passed_over, found.holder)[-MAX_CONTACTS:]
+        await asyncio.wait({over, *asked}, return_when=asyncio.FIRST_COMPLETED)
+        for task in [task for task in asked if task.done()]:
+            found = asked.pop(task)
+            if task.result():
+                return found
+        if over.done():
+            return None
 
 
 async def _answers_for(holder: Listed, obj: GUID, deadline: Deadline, linked: Linked | None) -> bool:

@@ -183,6 +183,7 @@ def test_nodes_that_do_not_agree_are_an_exit_code():
         (["--partition", "never"], "'never' is no duration"),
         (["--partition", "0s"], "out of range"),
         (["--partition", "60s", "--minutes", "1"], "--minutes has to be 1.8 or more"),
+        (["--settle", "59s"], "--settle: nodes need a minute at least"),
         (["--kill", "1.5"], "--kill"),
         (["--overlay", "chord", "--recovery", "reactive"], "--recovery is of tapestry"),
     ],

@@ -58,6 +58,14 @@ class Duration(click.ParamType[Any]):
     help="Half of all nodes die before they are so old, and a new one takes the place of each; never: none dies.",
 )
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=6.0, show_default=True, help="That are measured.")
+@click.option(
+    "--settle",
+    type=Duration(),
+    default="1m",
+    show_default=True,
+    metavar="DURATION",
+    help="From the start of the last node until measuring begins, at least 1m.",
+)
 @click.option("--overlay", type=click.Choice(["tapestry", "chord"]), default="tapestry", show_default=True)
 @click.option(
     "--recovery",
@@ -113,6 +121,7 @@ def churn(
     nodes: int,
     median_session: float | str,
     minutes: float,
+    settle: float,
     overlay: "Name",
     recovery: "Recovery",
     partition: float | None,
@@ -129,10 +138,10 @@ def churn(
     """Run an overlay whose nodes come and go, and measure what its lookups do meanwhile.
 
     The workload is that of Bamboo (USENIX 2004, section 4): links of 1 Mb/s, and each key is looked up by ten nodes at
-    once, each node asking every ten seconds on average. Nodes start within two minutes; after another one, in which
-    they already die and ask, measuring begins. With --objects nodes also read objects, as often as they look up keys:
-    they locate a holder, ask it for the object, and pass it over when it does not give it. Durations are written like
-    90s, 1.4m or 2h. All times are virtual.
+    once, each node asking every ten seconds on average. Nodes start within two minutes; after another one (--settle),
+    in which they already die and ask, measuring begins. With --objects nodes also read objects, as often as they look
+    up keys: they locate a holder, ask it for the object, and pass it over when it does not give it. Durations are
+    written like 90s, 1.4m or 2h. All times are virtual.
 
     \b
     Exit codes: 0 the run came to its end
@@ -145,7 +154,10 @@ def churn(
     if objects is None and (liars or eclipse):
         objects = OBJECTS_AMONG_LIARS
     from cluster.sim.churn import report
-    from cluster.sim.churn.run import EVENT_SHARE, Plan, simulate
+    from cluster.sim.churn.run import EVENT_SHARE, SETTLE_SECONDS, Plan, simulate
+
+    if settle < SETTLE_SECONDS:
+        raise click.BadParameter("nodes need a minute at least, in which objects are published", param_hint="--settle")
 
     measured = round(minutes * 60, 6)
     if partition is not None:
@@ -159,6 +171,7 @@ def churn(
         nodes=nodes,
         median_session_seconds=None if isinstance(median_session, str) else median_session,
         seconds=measured,
+        settle_seconds=settle,
         seed=secrets.randbelow(2**32) if seed is None else seed,
         recovery=recovery,
         kill=kill,

@@ -39,6 +39,9 @@ FETCH_SECONDS = 1.0
 """A holder that has not sent the object for so long is passed over: as long as TCP waits where it knows no round trip
 (RFC 6298), and twice the longest of these links."""
 
+NEXT_FETCH_SECONDS = 0.25
+"""Once one has been passed over, others are asked so soon one after another, and whoever answers first is heard."""
+
 OBJECT_BYTES = 1024
 ASKING_BYTES = 64
 """Of the two messages, without headers."""
@@ -265,7 +268,7 @@ class WorldWithObjects(World):
         read.attempts += 1
         read.way_seconds = self.loop.now - back - read.asked
         self._post(host, holder, Ask(read), ASKING_BYTES + HEADER_BYTES)
-        self.loop.after(FETCH_SECONDS, self._overdue, host, read, holder)
+        self.loop.after(NEXT_FETCH_SECONDS if read.passed_over else FETCH_SECONDS, self._overdue, host, read, holder)
 
     def _overdue(self, host: Host, read: Read, holder: Host) -> None:
         if host.core is not None and read.answered is None:

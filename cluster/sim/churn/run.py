@@ -18,7 +18,8 @@ START_SECONDS = 120.0
 """In which all nodes are started: a thousand double every twelve seconds."""
 
 SETTLE_SECONDS = 60.0
-"""From the last start to the first that is measured, with churn and lookups on."""
+"""From the last start to the first that is measured, with churn and lookups on, if nothing else is said. Objects are
+published, and reads begin, in the last of these minutes."""
 
 SAMPLE_SECONDS = 1.0
 SAMPLED_KEYS = 10
@@ -57,6 +58,8 @@ class Plan(NamedTuple):
     """At the end, without churn; then every node is asked for the same keys."""
     loss: float = 0.0
     """Share of all packets that get lost."""
+    settle_seconds: float = SETTLE_SECONDS
+    """Before those that are measured: at least a minute."""
     objects: int | None = None
     """That nodes publish and read; None: there are none."""
     liars: float = 0.0
@@ -80,6 +83,7 @@ class Plan(NamedTuple):
             f"pond sim churn --nodes {self.nodes}",
             f"--median-session {duration(self.median_session_seconds)}",
             f"--minutes {self.seconds / 60:g}",
+            f"--settle {duration(self.settle_seconds)}" if self.settle_seconds != SETTLE_SECONDS else "",
             f"--overlay {self.overlay}",
             f"--recovery {self.recovery}" if self.recovery != "periodic" else "",
             f"--kill {self.kill:g}" if self.kill is not None else "",
@@ -178,7 +182,7 @@ class _Simulation:
         self._lookups = Lookups(self._world)
         self._churn = Churn(self._world, plan.median_session_seconds)
         self._keys = self._world.random("sampled")
-        self._begin = START_SECONDS + SETTLE_SECONDS
+        self._begin = START_SECONDS + plan.settle_seconds
         self._end = self._begin + plan.seconds
         self._killed = 0
         self._sent_so_far: list[int] = []
@@ -192,6 +196,7 @@ class _Simulation:
         self._run_to(START_SECONDS)
         self._churn.begin()
         self._lookups.begin()
+        self._run_to(self._begin - SETTLE_SECONDS)
         if self._objects is not None:
             self._objects.begin()
         self._run_to(self._begin)

@@ -79,6 +79,53 @@ def test_however_many_lie_the_question_stays_small(monkeypatch):
     assert len(overlay.asked) == 2 * MAX_CONTACTS + 1
 
 
+def test_once_one_has_been_passed_over_nobody_waits_for_each_of_the_others(monkeypatch):
+    """The first to be asked answers when the fourth is asked, and none of the others ever does."""
+    overlay = Overlay(monkeypatch, range(1, 40), {1}, set())
+    monkeypatch.setattr(client, "HOLDER_SECONDS", 0.001)
+    monkeypatch.setattr(client, "NEXT_HOLDER_SECONDS", 0.001)
+
+    async def locate() -> bytes | None:
+        fourth = asyncio.Event()
+
+        async def ask(servers, make, kind, deadline, last_seconds=0.0, linked=None):
+            number = SERVERS.index(servers[0])
+            if number == 4:
+                fourth.set()
+            if number == 1:
+                await fourth.wait()
+            elif number < 99:
+                await asyncio.Event().wait()
+            return await overlay.ask(servers, make, kind, deadline)
+
+        monkeypatch.setattr(client, "_ask", ask)
+        return (await client.locate(SERVERS, [SERVERS[99]], OBJECT, 30.0))[1].holder
+
+    assert asyncio.run(locate()) == SERVERS[1].guid
+    assert [name for name, _ in overlay.asked].count("s99") >= 4
+
+
+def test_who_answers_after_the_last_was_named_is_heard(monkeypatch):
+    overlay = Overlay(monkeypatch, [1, 2], {1}, set())
+    monkeypatch.setattr(client, "HOLDER_SECONDS", 0.001)
+
+    async def locate() -> bytes | None:
+        none_left = asyncio.Event()
+
+        async def ask(servers, make, kind, deadline, last_seconds=0.0, linked=None):
+            if SERVERS.index(servers[0]) == 1:
+                await none_left.wait()
+            server, found = await overlay.ask(servers, make, kind, deadline)
+            if found.holder is None:
+                none_left.set()
+            return server, found
+
+        monkeypatch.setattr(client, "_ask", ask)
+        return (await client.locate(SERVERS, [SERVERS[99]], OBJECT, 30.0))[1].holder
+
+    assert asyncio.run(locate()) == SERVERS[1].guid
+
+
 def test_no_server_that_can_be_asked_is_an_error(monkeypatch):
     async def nobody(*words, **more):
         raise Unavailable("refused")
