@@ -52,7 +52,7 @@ from tapestry.messages import (
 )
 from tapestry.neighbours import Neighbours
 from tapestry.pointers import Keys
-from tapestry.questions import Question, Questions
+from tapestry.questions import Kind, Question, Questions
 from tapestry.routing import Routing
 from tapestry.upkeep import Recovery, Upkeep
 
@@ -129,7 +129,7 @@ class Node:
             case Forward():
                 effects += self._on_forward(sender, message, now)
             case Acknowledge(hop):
-                self._answered(hop, sender, now)
+                self._answered(hop, Forward, sender, now)
             case Found(number, hops):
                 effects += self._finding.on_found(sender, number, hops, now)
             case Welcome():
@@ -137,11 +137,11 @@ class Node:
             case Probe():
                 effects += self._upkeep.on_probe(sender, message)
             case Alive(number):
-                self._answered(number, sender, now)
+                self._answered(number, Probe, sender, now)
             case Leaves():
                 effects += self._upkeep.on_leaves(sender, message)
             case LeafNews(number):
-                if number == 0 or self._answered(number, sender, now):
+                if number == 0 or self._answered(number, Leaves, sender, now):
                     effects += self._upkeep.on_leaf_news(sender, message, now)
                     effects += self._joining.settled(sender, now)
             case GetRow():
@@ -149,7 +149,7 @@ class Node:
             case GetConstrained():
                 effects += self._upkeep.on_get_constrained(sender, message)
             case Row(number):
-                if self._answered(number, sender, now):
+                if self._answered(number, (GetRow, GetConstrained), sender, now):
                     effects += self._upkeep.on_row(sender, message, now)
             case Leaving():
                 effects += self._upkeep.on_leaving(sender, message, now)
@@ -162,15 +162,15 @@ class Node:
             case AskNextHop(number, key) if self.member:
                 effects.append(Send(sender, NextHop(number, self.routing.next_hop(key))))
             case NextHop(number):
-                self._answered(number, sender, now)
+                self._answered(number, AskNextHop, sender, now)
         if lost and sender.guid not in self.neighbours.lost:
             effects += self._joining.lost_is_back(sender, now)
         elif lost and not self._questions.asks(sender.guid):
             effects += self._upkeep.probe(sender, now)
         return effects
 
-    def _answered(self, number: int, sender: Contact, now: float) -> bool:
-        if self._questions.answered(number, sender, now) is None:
+    def _answered(self, number: int, kind: Kind, sender: Contact, now: float) -> bool:
+        if self._questions.answered(number, kind, sender, now) is None:
             return False
         self._upkeep.answered(True)
         return True

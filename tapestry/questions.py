@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tapestry.effects import Effect, Send, SetTimer, Timer
 from tapestry.messages import Contact, Forward, Message
@@ -16,6 +16,10 @@ CARGO = 2048
 
 LATE = 256
 """Questions given up that a late answer still tells a round trip of."""
+
+
+Kind: TypeAlias = type[Message] | tuple[type[Message], ...]
+"""Of a question, as isinstance takes it."""
 
 
 class Question(NamedTuple):
@@ -66,10 +70,11 @@ class Questions:
         """Whether an answer of this node is being waited for."""
         return guid in self._open
 
-    def answered(self, number: int, sender: Contact, now: float) -> Question | None:
-        """The question, unless nobody asked it of the sender or it is over; how long it took is taken down."""
+    def answered(self, number: int, kind: Kind, sender: Contact, now: float) -> Question | None:
+        """The question, unless nobody asked one of this kind of the sender or it is over; how long it took is taken
+        down. After a restart numbers begin again, and answers to questions asked before it may still come."""
         question = self._waiting.get(number) or self._late.get(number)
-        if question is None or question.to.guid != sender.guid:
+        if question is None or question.to.guid != sender.guid or not isinstance(question.message, kind):
             return None
         self._neighbours.measured(sender, now - question.sent, now)
         self._late.pop(number, None)

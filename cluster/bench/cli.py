@@ -289,7 +289,7 @@ def endurance(updates: int, as_json: bool) -> None:
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Runs at a time, each in a process.")
 @json_option
 def overlay(directory: Path, jobs: int, as_json: bool) -> None:
-    """Simulated overlays under churn, beside targets, Bamboo and Chord; takes about 40 minutes on two cores.
+    """Simulated overlays under churn, beside targets, Bamboo and Chord; takes about an hour on two cores.
 
     A thousand nodes at sessions of 1.4 to 47 minutes, with periodic and with reactive recovery, and as many of Chord; a
     fifth of them killed at once; ten thousand nodes. A result is kept as soon as its run is over: what was interrupted

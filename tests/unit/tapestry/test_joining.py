@@ -130,6 +130,18 @@ def test_once_all_of_them_know_us_we_are_a_member_and_ask_for_rows():
     assert {leaf.guid for leaf in node.neighbours.leaves} == {ROOT.guid, LEAF.guid}
 
 
+def test_answers_from_before_a_restart_keep_nobody_out():
+    """They wait on links to the dead by the hundred, and numbers begin again."""
+    node, _ = joining(FIRST)
+    asked = numbers(hear(node, ROOT, WELCOME))
+    for leaf in asked:
+        for number in range(1, 20):
+            hear(node, leaf, Acknowledge(number))
+            hear(node, leaf, Alive(number))
+    effects = [effect for leaf, number in asked.items() for effect in hear(node, leaf, LeafNews(number, (), b""))]
+    assert Joined() in effects
+
+
 def test_rows_are_those_of_the_digits_in_common():
     node = Node(at("4227"), Random(1))
     node.step(Started((FIRST,), 0.0))
