@@ -21,8 +21,9 @@ TRIES = 6
 """Nodes that one hop is tried with, one after another."""
 
 CERTAIN_MISSES = 2
-"""A leaf that left so many questions without an answer is no root any longer. One answer may have been lost, and
-whoever takes another node for the root at once takes the wrong one."""
+"""A leaf that left so many questions without an answer is no root any longer, nor one that did not take this cargo so
+often, whatever else it says: it may be joining itself. One answer may have been lost, and whoever takes another node
+for the root at once takes the wrong one."""
 
 
 class Routing:
@@ -34,7 +35,7 @@ class Routing:
         self._questions = questions
 
     def next_hop(
-        self, key: bytes, tried: Container[bytes] = (), barred: bytes | None = None, constrained: bool = False
+        self, key: bytes, tried: tuple[bytes, ...] = (), barred: bytes | None = None, constrained: bool = False
     ) -> Contact | None:
         """The neighbour that is nearer to the root of a key, or None when this node is the root. The one that is barred
         is no root, however often it should be tried."""
@@ -46,16 +47,18 @@ class Routing:
                 return contact
         return self._rare_case(key, tried)
 
-    def _nearest_leaf(self, key: bytes, tried: Container[bytes], barred: bytes | None) -> Contact | None:
+    def _nearest_leaf(self, key: bytes, tried: tuple[bytes, ...], barred: bytes | None) -> Contact | None:
         leaves = self._neighbours.leaves
         near = leaves if leaves.whole else [known.contact for known in self._neighbours.all]
         some = [contact for contact in near if contact.guid != barred and self._may_be_root(contact, tried)]
         best = nearest(key, [self._own, *some])
         return None if best is self._own else best
 
-    def _may_be_root(self, leaf: Contact, tried: Container[bytes]) -> bool:
-        known = self._neighbours.get(leaf.guid)
-        return known is not None and known.misses < CERTAIN_MISSES and not (leaf.guid in tried and known.misses == 0)
+    def _may_be_root(self, leaf: Contact, tried: tuple[bytes, ...]) -> bool:
+        known, times = self._neighbours.get(leaf.guid), tried.count(leaf.guid)
+        if known is None or known.misses >= CERTAIN_MISSES or times >= CERTAIN_MISSES:
+            return False
+        return not times or known.misses > 0
 
     def _rare_case(self, key: bytes, tried: Container[bytes]) -> Contact | None:
         """No entry where one should be: of all nodes known, one nearer to the key that shares no fewer digits, or else

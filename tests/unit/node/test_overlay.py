@@ -415,3 +415,17 @@ def test_who_was_started_again_is_let_in_though_others_suspect_it(world: World, 
     world.run(lambda: again.joined, 3)
     carried = [message for _, to, message in world.sent if to == gone and isinstance(message, Forward)]
     assert not [message for message in carried if isinstance(message.cargo, Join)]
+
+
+def test_neighbours_that_were_started_again_together_let_each_other_in(world: World, overlay: list[Overlay]) -> None:
+    """Everybody knows both, from their questions, and takes each for the root of the other, which it is not yet."""
+    order = sorted(range(8), key=lambda number: world.listed[number].guid)
+    for one, other in zip(order, order[1:] + order[:1], strict=True):
+        for seconds in (0.5, 2.0, 5.0):
+            for number in {one, other} - {0}:
+                world.stop(number)
+            world.pass_time(seconds)
+            for number in {one, other} - {0}:
+                world.start(number)
+            world.run(lambda: all_joined(world), 6)
+            assert all_joined(world)
