@@ -41,6 +41,8 @@ class Joining:
         self._choices = choices
         self._through: tuple[Contact, ...] = ()
         self._tries = 0
+        self._timed = False
+        """Whether the timer is set at whose end what has been reached is looked at: other ways in do not put it off."""
         self._greeted: set[bytes] = set()
         """Leaves that were shown our leaf set and have not answered yet."""
         self._passed: tuple[Contact, ...] = ()
@@ -53,9 +55,12 @@ class Joining:
     def _ask(self, now: float) -> list[Effect]:
         self._tries += 1
         some = self._choices.sample(self._through, min(WAYS, len(self._through)))
-        retry = SetTimer(Timer("join", self._tries), RETRY_SECONDS)
         asked = [self.ask_through(contact, now, place > 0) for place, contact in enumerate(some)]
-        return [*(effect for effects in asked for effect in effects), retry]
+        effects = [effect for effects in asked for effect in effects]
+        if not self._timed:
+            self._timed = True
+            effects.append(SetTimer(Timer("join"), RETRY_SECONDS))
+        return effects
 
     def ask_through(self, contact: Contact, now: float, constrained: bool) -> list[Effect]:
         """Ask the root of our own GUID, as this node sees it, for its leaf set."""
@@ -78,7 +83,8 @@ class Joining:
             some = self._neighbours.ways_apart(self._choices, 1)
             asked = self.ask_through(some[0], now, bool(self._neighbours.met)) if some else []
             return [*asked, SetTimer(timer, OWN_ROOT_SECONDS * self._choices.uniform(0.75, 1.25))]
-        if self.member or timer.number != self._tries:
+        self._timed = False
+        if self.member:
             return []
         return self._done(now) if self._greeted and len(self._neighbours.leaves) else self._ask(now)
 

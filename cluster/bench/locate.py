@@ -1,8 +1,9 @@
 """`pond bench locate`: the overlay on real processes, a third of them killed at once, and in two halves.
 
 A locate is what a user waits for: a server drawn at random is asked who holds a test object, and the holder is asked
-whether it does; one that does not answer is passed over and another looked for (pond.client.overlay). Locates begin at
-a fixed rate, whatever became of those before, so that each second has as many.
+whether it does; one that does not answer is passed over and another looked for (pond.client.overlay). Locates are due
+at a fixed rate, whatever became of those before, and are timed from when they were due: each second has as many, and
+what holds this process up is in their times.
 """
 
 import asyncio
@@ -78,10 +79,11 @@ class Size(NamedTuple):
     cut_seconds: float = 60.0
 
 
-class _Attempt(NamedTuple):
-    """One locate: when it began (time of the event loop), and how long it took; None when it found nobody."""
+class Attempt(NamedTuple):
+    """One locate: when it was due, in seconds since the first, and how long after that it had found a holder; None when
+    it found nobody."""
 
-    began: float
+    due: float
     seconds: float | None
 
 
@@ -137,7 +139,7 @@ class _Scenario:
         self._linked = client.Linked(self._every)
         self._holders: dict[str, list[Listed]] = {}
         self._load: set[asyncio.Task[None]] = set()
-        self._attempts: list[_Attempt] = []
+        self._attempts: list[Attempt] = []
 
     async def _publish(self) -> None:
         names = [f"object {number}" for number in range(self._size.objects)]
@@ -145,9 +147,8 @@ class _Scenario:
         for name, holders in self._holders.items():
             await asyncio.gather(*(client.publish(one, name, True, JOIN_SECONDS, self._linked) for one in holders))
 
-    async def _locates(self, name: str, seconds: float, sides: Sequence[Collection[Listed]]) -> tuple[Located, float]:
-        """Locates for so long, each through servers of one of these sides of an object that one of that side holds;
-        and when they began."""
+    async def _locates(self, name: str, seconds: float, sides: Sequence[Collection[Listed]]) -> Located:
+        """Locates for so long, each through servers of one of these sides of an object that one of that side holds."""
         loop = asyncio.get_running_loop()
         self._attempts.clear()
         of_side = [
@@ -156,25 +157,25 @@ class _Scenario:
         ]
         before, began = self._cpu_seconds(), loop.time()
         for turn in range(round(seconds * self._size.per_second)):
-            await asyncio.sleep(began + turn / self._size.per_second - loop.time())
+            due = turn / self._size.per_second
+            await asyncio.sleep(began + due - loop.time())
             via, names = of_side[turn % len(of_side)]
-            task = loop.create_task(self._locate(_draw.choice(names), via))
+            task = loop.create_task(self._locate(_draw.choice(names), via, due, began + due))
             self._load.add(task)
             task.add_done_callback(self._load.discard)
         await asyncio.gather(*self._load)
         spent = self._cpu_seconds() - before
-        return self._row(name, spent, loop.time() - began), began
+        return self._row(name, spent, loop.time() - began)
 
-    async def _locate(self, name: str, via: list[Listed]) -> None:
+    async def _locate(self, name: str, via: list[Listed], due: float, due_at: float) -> None:
         loop = asyncio.get_running_loop()
-        began = loop.time()
         seconds = None
         some = _draw.sample(via, min(VIA, len(via)))
         with suppress(PondError):
             _, found = await client.locate(self._every, some, client.object_of(name), DEADLINE_SECONDS, self._linked)
             if found.holder is not None:
-                seconds = loop.time() - began
-        self._attempts.append(_Attempt(began, seconds))
+                seconds = loop.time() - due_at
+        self._attempts.append(Attempt(due, seconds))
 
     def _row(self, name: str, cpu_spent: float, seconds: float) -> Located:
         took = sorted(1000 * one.seconds for one in self._attempts if one.seconds is not None)
@@ -251,18 +252,18 @@ class _Killed(_Scenario):
             joins = [_joined("start of all", servers)]
             self._say(f"{len(servers)} servers are in the overlay")
             await self._publish()
-            quiet, _ = await self._locates("all serve", self._size.quiet_seconds, [self._every])
+            quiet = await self._locates("all serve", self._size.quiet_seconds, [self._every])
             victims = self._victims()
             names = tuple(victim.name for victim in victims)
             self._say(f"{len(names)} are killed: {', '.join(names)}")
             left = [server for server in self._every if server.name not in names]
             locates = asyncio.create_task(self._locates("killed", self._size.killed_seconds, [left]))
             await asyncio.to_thread(launch.kill, self._layout.directory, names)
-            killed, began = await locates
-            by_second = self._by_second(began)
+            killed = await locates
+            found = by_second(self._attempts)
             await asyncio.to_thread(self._start_again, names)
             joins.append(_joined("killed and started again", victims))
-            return _KilledFound(list(names), joins, [quiet, killed], by_second)
+            return _KilledFound(list(names), joins, [quiet, killed], found)
 
     def _victims(self) -> list[AnyPlace]:
         ring, storage = self._layout.servers, self._layout.storage
@@ -270,18 +271,20 @@ class _Killed(_Scenario):
         of_ring = min((len(ring) - 1) // 3, count)
         return [*_draw.sample(ring, of_ring), *_draw.sample(storage, min(count - of_ring, len(storage)))]
 
-    def _by_second(self, began: float) -> list[float]:
-        seconds: dict[int, list[bool]] = {}
-        for one in sorted(self._attempts):
-            seconds.setdefault(int(one.began - began), []).append(one.seconds is not None)
-        return [sum(found) / len(found) for _, found in sorted(seconds.items())]
-
     def _start_again(self, names: tuple[str, ...]) -> None:
         launch.restart(self._layout.directory, names)
         nodes = launch.overlay_report(self._layout, JOIN_SECONDS, joined=True)
         missing = [node.server.name for node in nodes if node.status is None or not node.status.joined]
         if missing:
             raise Unavailable(f"{', '.join(missing)} have not joined the overlay after {JOIN_SECONDS:.0f} s")
+
+
+def by_second(attempts: Iterable[Attempt]) -> list[float]:
+    """The share of those due in each second that found a holder."""
+    seconds: dict[int, list[bool]] = {}
+    for one in attempts:
+        seconds.setdefault(int(one.due), []).append(one.seconds is not None)
+    return [sum(found) / len(found) for _, found in sorted(seconds.items())]
 
 
 def _joined(name: str, servers: Sequence[AnyPlace]) -> Joined:
@@ -337,14 +340,14 @@ class _Cut(_Scenario):
             loop = asyncio.get_running_loop()
             cut_at = loop.time()
             relays.cut()
-            row, _ = await self._locates("cut, within a half", self._size.cut_seconds, sides)
+            row = await self._locates("cut, within a half", self._size.cut_seconds, sides)
             by_side = [await self._roots(side, keys) for side in sides]
             two = sum(by_side[0][key] != by_side[1][key] for key in keys)
             await asyncio.sleep(cut_at + self._size.cut_seconds - loop.time())
             relays.heal()
             self._say("healed")
             one_root_seconds = await self._one_root(keys)
-            healed, _ = await self._locates("healed", self._size.quiet_seconds, [self._every])
+            healed = await self._locates("healed", self._size.quiet_seconds, [self._every])
             return _CutFound([row, healed], two, one_root_seconds)
 
 

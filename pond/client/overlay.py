@@ -53,7 +53,7 @@ HOLDER_SECONDS = 1.0
 
 NEXT_HOLDER_SECONDS = 0.25
 """Once one has been, others are asked so soon one after another, and whoever answers first is heard: where many claim
-an object that do not have it, nobody waits for each of them."""
+an object that do not have it, nobody waits for each of them. A holder that no file lists takes as long."""
 
 AGAIN_SECONDS = 0.5
 """After so long those that have not joined are asked again."""
@@ -170,9 +170,10 @@ async def locate(
     servers: Sequence[Listed], via: Sequence[Listed], obj: GUID, seconds: float, linked: Linked | None = None
 ) -> tuple[Listed, ObjectLocated]:
     """Who holds an object, as one of those in `via` finds it: one of all `servers` that answers for it itself. Those
-    that do not are passed over. Raises Unavailable, TimedOut."""
+    that do not are passed over, and who names them again is not asked any more. Raises Unavailable, TimedOut."""
     loop = asyncio.get_running_loop()
     deadline = Deadline(seconds)
+    left = _shuffled(via)
     passed_over: tuple[GUID, ...] = ()
     asked: dict[asyncio.Task[bool], tuple[Listed, ObjectLocated]] = {}
     tasks: list[asyncio.Task[Any]] = []
@@ -186,20 +187,28 @@ async def locate(
 
     try:
         while True:
-            searching = begun(_ask(_shuffled(via), search, ObjectLocated, deadline, SEARCH_SECONDS, linked))
+            searching = begun(_ask(_shuffled(left), search, ObjectLocated, deadline, SEARCH_SECONDS, linked))
             if (answered := await _first(asked, searching)) is not None:
                 return answered
             by, found = searching.result()
-            if found.holder is None:
+            again = found.holder in passed_over
+            if again:
+                left.remove(by)
+            if found.holder is None or not left:
                 last = await _first(asked, begun(asyncio.wait(asked))) if asked else None
-                return last or (by, found)
+                return last or (by, ObjectLocated(found.ask, None, found.hops, found.ms))
+            if again:
+                continue
             holder = next((server for server in servers if server.guid == found.holder), None)
-            if holder is not None:
+            if holder is None:
+                over: asyncio.Task[Any] = begun(asyncio.sleep(NEXT_HOLDER_SECONDS))
+            else:
                 answers = begun(_answers_for(holder, obj, deadline, linked))
                 asked[answers] = by, found
                 patience = NEXT_HOLDER_SECONDS if passed_over else HOLDER_SECONDS
-                if (answered := await _first(asked, begun(asyncio.wait({answers}, timeout=patience)))) is not None:
-                    return answered
+                over = begun(asyncio.wait({answers}, timeout=patience))
+            if (answered := await _first(asked, over)) is not None:
+                return answered
             passed_over = (*passed_over, found.holder)[-MAX_CONTACTS:]
     finally:
         for task in tasks:

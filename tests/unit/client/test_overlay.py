@@ -126,6 +126,46 @@ def test_who_answers_after_the_last_was_named_is_heard(monkeypatch):
     assert asyncio.run(locate()) == SERVERS[1].guid
 
 
+def test_who_names_again_whom_it_was_to_pass_over_is_not_asked_any_more(monkeypatch):
+    """Else it would hold the search up until its deadline, as fast as it answers."""
+    overlay = Overlay(monkeypatch, [2, 1], {2}, set())
+    liars = SERVERS[97:99]
+    asked = []
+
+    async def ask(servers, make, kind, deadline, last_seconds=0.0, linked=None):
+        server = next((server for server in servers if server in liars), servers[0])
+        asked.append(server.name)
+        if server in liars:
+            return server, ObjectLocated(1, SERVERS[1].guid, 2, 1.0)
+        return await overlay.ask([server], make, kind, deadline)
+
+    monkeypatch.setattr(client, "_ask", ask)
+    by, found = asyncio.run(client.locate(SERVERS, SERVERS[97:], OBJECT, 30.0))
+    assert (by, found.holder) == (SERVERS[99], SERVERS[2].guid)
+    assert sorted(set(asked)) == ["s1", "s2", "s97", "s98", "s99"]
+    assert len(asked) == 6, "the first of the liars twice, all others once"
+    asked.clear()
+    by, found = asyncio.run(client.locate(SERVERS, liars, OBJECT, 30.0))
+    assert by in liars
+    assert found.holder is None
+    assert len(asked) == 4
+
+
+def test_holders_that_no_file_lists_are_named_four_a_second(monkeypatch):
+    monkeypatch.setattr(client, "NEXT_HOLDER_SECONDS", 0.05)
+    named = iter(range(1_000_000))
+
+    async def ask(servers, make, kind, deadline, last_seconds=0.0, linked=None):
+        if deadline.passed:
+            raise TimedOut("no answer")
+        return servers[0], ObjectLocated(1, next(named).to_bytes(32, "big"), 2, 1.0)
+
+    monkeypatch.setattr(client, "_ask", ask)
+    with pytest.raises(TimedOut):
+        asyncio.run(client.locate(SERVERS, SERVERS[99:], OBJECT, 0.5))
+    assert next(named) <= 20
+
+
 def test_no_server_that_can_be_asked_is_an_error(monkeypatch):
     async def nobody(*words, **more):
         raise Unavailable("refused")

@@ -64,7 +64,7 @@ def test_who_knows_only_itself_is_the_first_too():
 def test_a_join_is_routed_to_the_node_s_own_guid():
     node, effects = joining(FIRST)
     assert sends(effects) == [(FIRST, Forward(1, OWN.guid, OWN, 1, 1, Join(())))]
-    assert SetTimer(Timer("join", 1), RETRY_SECONDS) in effects
+    assert SetTimer(Timer("join"), RETRY_SECONDS) in effects
     assert not node.member
 
 
@@ -74,15 +74,14 @@ def test_a_join_without_an_answer_is_begun_again_through_others():
     asked = {to for to, _ in sends(effects)}
     assert len(asked) == WAYS
     for attempt in range(1, 30):
-        effects = node.step(TimerFired(Timer("join", attempt), attempt * RETRY_SECONDS))
+        effects = node.step(TimerFired(Timer("join"), attempt * RETRY_SECONDS))
         sent = sends(effects)
         assert len({to for to, _ in sent}) == WAYS
         numbers = {message.number for _, message in sent if isinstance(message, Forward)}
         assert numbers == {attempt + 1}, "so that the answer to each can be told"
-        assert SetTimer(Timer("join", attempt + 1), RETRY_SECONDS) in effects
+        assert SetTimer(Timer("join"), RETRY_SECONDS) in effects
         asked |= {to for to, _ in sent}
     assert asked == set(crowd)
-    assert node.step(TimerFired(Timer("join", 3), 99.0)) == [], "a timer of an attempt that is over"
 
 
 def test_a_member_asks_for_its_own_root_through_somebody_again_and_again():
@@ -176,7 +175,19 @@ def test_nor_for_longer_than_a_join_takes():
     node, _ = joining(FIRST)
     asked = numbers(hear(node, ROOT, WELCOME))
     hear(node, ROOT, LeafNews(asked[ROOT], (), b""))
-    assert Joined() in node.step(TimerFired(Timer("join", 1), RETRY_SECONDS))
+    assert Joined() in node.step(TimerFired(Timer("join"), RETRY_SECONDS))
+
+
+def test_other_ways_in_do_not_put_that_off():
+    node, _ = joining(FIRST)
+    asked = numbers(hear(node, ROOT, WELCOME))
+    hear(node, ROOT, LeafNews(asked[ROOT], (), b""))
+    for turn in range(3):
+        effects = node.step(Meet((OTHER,), 0.3 + turn))
+        assert [type(message) for _, message in sends(effects)] == [Forward]
+        assert [effect for effect in effects if isinstance(effect, SetTimer) and effect.timer.kind == "join"] == []
+    assert Joined() in node.step(TimerFired(Timer("join"), RETRY_SECONDS))
+    assert node.step(TimerFired(Timer("join"), 2 * RETRY_SECONDS)) == [], "it is a member"
 
 
 def test_where_all_are_silent_the_join_begins_again():
@@ -186,7 +197,7 @@ def test_where_all_are_silent_the_join_begins_again():
     node.neighbours.forget(ROOT.guid, 0.2)
     for number in asked.values():
         assert Joined() not in node.step(TimerFired(Timer("asked", number), 1.5))
-    [(to, message)] = sends(node.step(TimerFired(Timer("join", 1), RETRY_SECONDS)))
+    [(to, message)] = sends(node.step(TimerFired(Timer("join"), RETRY_SECONDS)))
     assert to == FIRST
     assert isinstance(message, Forward)
 
@@ -195,7 +206,7 @@ def test_without_a_single_leaf_the_join_begins_again_though_some_may_still_answe
     node, _ = joining(FIRST)
     hear(node, ROOT, WELCOME)
     node.neighbours.forget(ROOT.guid, 0.2)
-    effects = node.step(TimerFired(Timer("join", 1), RETRY_SECONDS))
+    effects = node.step(TimerFired(Timer("join"), RETRY_SECONDS))
     assert not node.member
     assert [to for to, _ in sends(effects)] == [FIRST]
 
@@ -203,7 +214,7 @@ def test_without_a_single_leaf_the_join_begins_again_though_some_may_still_answe
 def test_who_answers_after_we_have_become_a_member_makes_us_none_again():
     node, _ = joining(FIRST)
     asked = numbers(hear(node, ROOT, WELCOME))
-    assert Joined() in node.step(TimerFired(Timer("join", 1), RETRY_SECONDS))
+    assert Joined() in node.step(TimerFired(Timer("join"), RETRY_SECONDS))
     for contact, number in asked.items():
         assert Joined() not in hear(node, contact, LeafNews(number, (), b""), 3.0)
 
