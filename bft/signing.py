@@ -24,6 +24,12 @@ from bft.types import ReplicaId, Sequence, View
 RANDOM_PER_NONCE = 64
 """Random bytes that one nonce pair takes (RFC 9591, section 5.1)."""
 
+LOTS = 8
+"""A pool of nonces is used up in so many lots, each replaced when it has gone. To make a nonce and to check it takes
+some 0.1 ms of a batch's time: all of a pool at once would hold one batch up."""
+
+LEAST_LOT = 2
+
 SHARE_SECONDS = 0.5
 """How long the primary waits for shares after it ran the batch: many times a round trip and an fsync."""
 
@@ -60,7 +66,8 @@ class Signing:
         self._membership = membership
         self._scheme = scheme
         self._verifier = verifier
-        self._lot = tuning.pool
+        self._pool_size = tuning.pool
+        self._lot = max(LEAST_LOT, tuning.pool // LOTS)
         self._view = View(0)
         # As signer: our own nonces of this start of the process and this view, never on disk.
         self._start = b""
@@ -85,7 +92,7 @@ class Signing:
     def started(self, start: bytes, view: View) -> list[Effect]:
         """A new process: a new pool under a new name; nonces of earlier starts are gone for good."""
         self._start, self._view = start, view
-        return self._refresh()
+        return self._make(self._pool_size)
 
     def enter(self, view: View) -> list[Effect]:
         """Another view, or the way to it: whatever was published for earlier ones is never used again."""
@@ -99,21 +106,21 @@ class Signing:
         self._used.clear()
         for book in (self._claims, self._shares, self._sent):
             book.clear()
-        return self._refresh()
+        return self._make(self._pool_size)
 
-    def _refresh(self) -> list[Effect]:
+    def _make(self, pairs: int) -> list[Effect]:
         self._asked_for_random, self._spent = True, False
-        return [NeedRandom(self._lot * RANDOM_PER_NONCE)]
+        return [NeedRandom(pairs * RANDOM_PER_NONCE)]
 
     def on_random(self, data: bytes) -> list[Effect]:
         """Make nonces of fresh random bytes and publish their commitments."""
-        assert len(data) == self._lot * RANDOM_PER_NONCE, f"asked for another number of bytes than {len(data)}"
+        assert not len(data) % RANDOM_PER_NONCE, f"asked for another number of bytes than {len(data)}"
         self._asked_for_random = False
         first = self._next_index
         for offset in range(0, len(data), RANDOM_PER_NONCE):
             self._pool[self._next_index] = self._scheme.commit(data[offset : offset + RANDOM_PER_NONCE])
             self._next_index += 1
-        while len(self._pool) > 2 * self._lot:
+        while len(self._pool) > 2 * self._pool_size:
             del self._pool[next(iter(self._pool))]
         commitments = [self._pool[index][1] for index in range(first, self._next_index)]
         message = Nonces(self._membership.epoch, self._view, self._start, first, commitments)
@@ -123,15 +130,15 @@ class Signing:
         return []
 
     def publish_again(self, to: ReplicaId) -> list[Effect]:
-        """Someone has none of our commitments left: if it is to name them, send the last lot, of which it may use those
-        after where it stopped. When it asks again, it had come to the end of them: make new ones soon.
+        """Someone has none of our commitments left: if it is to name them, send the last ones, of which it may use
+        those after where it stopped. When it asks again, it had come to the end of them: make new ones soon.
 
         What is below a nonce that is gone was named for batches that others told us of: nobody names it any longer.
         """
         if not self._pool or self._membership.primary(self._view) != to:
             return []
         first = self._next_index
-        while first - 1 in self._pool and self._next_index - first < self._lot:
+        while first - 1 in self._pool and self._next_index - first < self._pool_size:
             first -= 1
         if first == self._next_index or self._sent_again == self._next_index:
             self._spent = True
@@ -155,8 +162,8 @@ class Signing:
             return []
         if not self._leads(message.view):
             return [Rejected(sender, "nonces for another primary")]
-        if len(message.commitments) > self._lot:
-            return [Rejected(sender, "more nonces than one lot")]
+        if len(message.commitments) > self._pool_size:
+            return [Rejected(sender, "more nonces than a pool has")]
         if message.first >= MAX_INDEX:
             return [Rejected(sender, "nonces numbered too high")]
         self._remember(sender, message)
@@ -170,7 +177,7 @@ class Signing:
         if known is None or (known.view, known.start) != (message.view, message.start):
             if known is not None and known.view > message.view:
                 return
-            known = self._published[sender] = _Published(message.view, message.start, deque(maxlen=2 * self._lot))
+            known = self._published[sender] = _Published(message.view, message.start, deque(maxlen=2 * self._pool_size))
         used = self._used.get(sender)
         newest = known.pairs[-1][0].index if known.pairs else -1
         if used is not None and used.start == message.start:
@@ -247,12 +254,11 @@ class Signing:
         return None
 
     def refill(self) -> list[Effect]:
-        """Ask for random bytes when half of the pool is used. As primary we know which nonces we can still name: some
+        """Ask for random bytes when a lot of the pool is used. As primary we know which nonces we can still name: some
         were named for batches that others told us of."""
         left = self.commitments_of(self._identity) if self._leads(self._view) else len(self._pool)
-        if self._asked_for_random or (left > self._lot // 2 and not self._spent):
-            return []
-        return self._refresh()
+        used = self._pool_size if self._spent else self._pool_size - left
+        return self._make(used) if used >= self._lot and not self._asked_for_random else []
 
     def send_again(self, sequence: Sequence) -> list[Effect]:
         """The same share again, the same bytes."""

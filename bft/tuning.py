@@ -20,7 +20,7 @@ class Tuning(NamedTuple):
     """Batches under way at once: more hide a round trip but make batches smaller; other requests wait for one."""
 
     pool: int = 64
-    """Nonce pairs published at a time; a new lot is made when half are used."""
+    """Nonce pairs that are published and not used yet; `bft.signing` replaces them in lots."""
 
 
 DEFAULT = Tuning()

@@ -37,14 +37,17 @@ def test_the_primary_stops_naming_nonces_of_servers_that_restarted():
 
 
 def test_nonces_published_again_are_never_more_than_may_be():
-    """Seed 381: a pool had just been refilled above one lot, and all of it was sent, and refused for ever."""
+    """Seed 381: a pool had just been refilled above its size, and all of it was sent, and refused for ever."""
     ring = Ring(tuning=Tuning(pool=4))
     for backup in map(ReplicaId, (1, 2, 3)):
-        assert len(ring.replicas[backup].signing._pool) == 4
-        ring.replicas[backup].signing._pool.pop(0)
-        ring.replicas[backup].signing._pool.pop(1)
-        ring.perform(backup, ring.replicas[backup].signing.refill())
-        assert len(ring.replicas[backup].signing._pool) == 6
+        signer = ring.replicas[backup].signing
+        assert len(signer._pool) == 4
+        signer._pool.pop(0)
+        signer._pool.pop(1)
+        for _ in range(2):
+            signer.publish_again(ReplicaId(0))
+        ring.perform(backup, signer.refill())
+        assert len(signer._pool) == 6
     ring.run()
     ring.replicas[0].signing._published.clear()
     ring.perform(ReplicaId(0), ring.replicas[0].signing.publish_again(ReplicaId(1)))
@@ -107,7 +110,7 @@ def test_who_has_named_all_nonces_of_a_signer_gets_new_ones():
         assert len(signer._pool) <= 8
 
 
-def test_a_primary_that_asks_for_nonces_all_the_time_gets_one_lot_a_tick():
+def test_a_primary_that_asks_for_nonces_all_the_time_gets_one_pool_a_tick():
     ring = Ring()
     signer = ring.replicas[1].signing
     for _ in range(100):

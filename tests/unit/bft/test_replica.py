@@ -14,6 +14,7 @@ from bft.replica import Replica
 from bft.retransmission import STATUS_TICKS
 from bft.sessions import page_key
 from bft.signatures import Ed25519Verifier
+from bft.signing import LOTS
 from bft.suspicion import IDLE_SECONDS, LEAST_SECONDS, TICK_SECONDS, UNCERTIFIED_IDLE_TICKS
 from bft.tuning import DEFAULT, Tuning
 from bft.types import AgreedTime, Epoch, ReplicaId, Sequence, View
@@ -373,7 +374,25 @@ def test_too_many_nonces_are_refused() -> None:
     commitment = next(iter(ring.replicas[2].signing._pool.values()))[1]
     flood = Nonces(Epoch(1), View(0), b"s" * 16, 0, [commitment] * 1000)
     ring.step(ReplicaId(0), Received(ReplicaId(2), flood, ring.now))
-    assert ring.rejected[-1][1].reason == "more nonces than one lot"
+    assert ring.rejected[-1][1].reason == "more nonces than a pool has"
+
+
+def test_nonces_are_replaced_a_few_at_a_time() -> None:
+    """To make and to check all of a pool takes as long as a batch does, and one of them would wait for it."""
+    ring, client = Ring(), Client()
+    lots: list[int] = []
+
+    def watch(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
+        if isinstance(message, Nonces):
+            lots.append(len(message.commitments))
+        return False
+
+    ring.drops = watch
+    for number in range(3 * DEFAULT.pool):
+        ring.submit(client.request(b"%d" % number))
+    assert set(lots) == {DEFAULT.pool // LOTS}
+    assert len(lots) == 3 * LOTS
+    assert len(ring.replicas[0].signing._pool) > DEFAULT.pool - DEFAULT.pool // LOTS
 
 
 def test_only_who_names_signers_keeps_nonces() -> None:
