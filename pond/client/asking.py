@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from pond.client.pace import Pace
 from pond.errors import TimedOut
 from pond.protocol import Question, Reply
 
@@ -138,6 +139,7 @@ class Asker:
         """How long each server took lately, smoothed; infinity when unknown."""
         self.traffic = [Traffic(0, 0)] * servers
         """What went to each server and came from it."""
+        self.uplink, self.downlink = Pace(), Pace()
         self.loop = asyncio.get_running_loop()
         self._suspected_until: list[float] = [0.0] * servers
         self._late: OrderedDict[int, dict[int, float | None]] = OrderedDict()

@@ -21,17 +21,11 @@ from pond.protocol import (
     Refused,
 )
 
-CHUNK_BYTES = 4 * 1024 * 1024
-"""Blocks that travel in one message, about: at least one block, and little enough that chunks overlap."""
-
 IN_FLIGHT = 4
 """Chunks on their way at a time, also to one server: enough to keep network and disks busy at once."""
 
 USUAL_BYTES = 64 * 1024
 """How long a tree node or a block of a small object is, at most."""
-
-SLOW_BYTES_PER_SECOND = 10e6
-"""Bytes travel faster than that, or another server is asked for the same as well."""
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with (bytes done, bytes in all); 0 in all when nobody knows."""
@@ -80,7 +74,7 @@ class Fetcher:
             part: list[bytes] = []
             size = 0
             async for guid, size_bytes in wanted:
-                if part and (size + size_bytes > CHUNK_BYTES or len(part) == MAX_NAMED):
+                if part and (size + size_bytes > self._asker.downlink.chunk_bytes or len(part) == MAX_NAMED):
                     window.append(self._start(part, size, deadline))
                     part, size = [], 0
                     if len(window) >= IN_FLIGHT:
@@ -114,7 +108,7 @@ class Fetcher:
         """Servers in turn, the next whenever one is overdue or lacks something; each is asked for what is missing."""
         found: dict[bytes, bytes] = {}
         lacks: set[int] = set()
-        patience = self._trips.patience + len(wanted) * piece_bytes / SLOW_BYTES_PER_SECOND
+        patience = self._trips.patience + self._asker.downlink.patience(len(wanted) * piece_bytes)
         with self._asker.open() as talk:
 
             def ask(server: int) -> None:
@@ -142,6 +136,7 @@ class Fetcher:
                     seconds = talk.round_trip(server)
                     if seconds is not None:
                         self._trips.add(seconds)
+                        self._asker.downlink.took(sum(map(len, found.values())), seconds)
                     return found
                 if len(found) > before:
                     deadline.extend()

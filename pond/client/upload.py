@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from pond.client.asking import Asker, Conversation, Deadline, reached
-from pond.client.blocks import BLOCK, CHUNK_BYTES, IN_FLIGHT, Fetcher, Progress
+from pond.client.blocks import BLOCK, IN_FLIGHT, Fetcher, Progress
 from pond.errors import TimedOut, Unavailable
 from pond.protocol import MAX_KEPT, BlocksHeld, BlocksKept, KeepBlocks, Overloaded, PutBlocks, Refused
 
@@ -93,7 +93,7 @@ class Upload:
         self._names.append(guid)
         self._held_back_bytes += len(block)
         self._longest_bytes = max(self._longest_bytes, len(block))
-        if self._held_back_bytes >= CHUNK_BYTES or len(self._held_back) == MAX_KEPT:
+        if self._held_back_bytes >= self._asker.uplink.chunk_bytes or len(self._held_back) == MAX_KEPT:
             await self._send_chunk()
 
     async def finish(self) -> list[bytes]:
@@ -167,25 +167,23 @@ class Upload:
         """Each server what it lacks of these, until 2f+1 hold them all."""
         needs = [[name for name in wanted if name not in names] for names in held]
         with self._asker.open() as talk:
-            encoded: dict[tuple[bytes, ...], bytes] = {}
-            for names in needs:
-                if names and tuple(names) not in encoded:
-                    encoded[tuple(names)] = talk.encode(PutBlocks(talk.ask, [wanted[name] for name in names]))
-            sending = _Sending(talk, [encoded.get(tuple(names)) for names in needs])
+            sending = _Sending(talk, wanted, needs)
             for server in range(self._asker.servers):
                 if self._follows[server] and self._under_way[server] >= IN_FLIGHT:
                     self._fell_behind(server)
                 if self._follows[server] and sending.ask(server):
                     self._under_way[server] += 1
             try:
-                await self._wait(sending)
+                seconds = await self._wait(sending)
+                self._asker.uplink.took(sum(map(len, wanted.values())), seconds)
             finally:
                 for server, names in enumerate(needs):
                     if not sending.holds[server]:
                         self._lacking[server] += names
                         self._fell_behind(server)
 
-    async def _wait(self, sending: "_Sending") -> None:
+    async def _wait(self, sending: "_Sending") -> float:
+        """How many seconds it took until 2f+1 servers held it."""
         loop = self._asker.loop
         started = loop.time()
         again_at = started + 2.0
@@ -200,7 +198,7 @@ class Upload:
                 taken = enough_at - started
                 until = enough_at + min(max(GRACE_SECONDS, taken), LONGEST_GRACE_SECONDS)
                 if not awaited or reached(until):
-                    return
+                    return taken
             elif self._deadline.passed:
                 full = {server for server in full if not sending.holds[server]}
                 no_room = f", {len(full)} had no room for them or were busy" if full else ""
@@ -216,22 +214,32 @@ class Upload:
                     pause = min(2 * pause, 8.0)
                     again_at = loop.time() + self._asker.jitter(pause)
                     for server in range(self._asker.servers):  # also those that have been away: there are too few
-                        sending.ask(server)
+                        sending.again(server)
                 continue
             server, reply = answer
             match reply:
+                case BlocksKept(_, kept) if sending.inquired(server):
+                    if not sending.are_all(server, kept):
+                        sending.ask(server)
+                    elif not sending.holds[server]:
+                        self._took(server, sending)
                 case BlocksHeld():
-                    sending.holds[server] = True
-                    self._under_way[server] = max(0, self._under_way[server] - 1)
-                    self._follows[server] = True
+                    self._took(server, sending)
                     sending.talk.round_trip(server)
                 case Overloaded(_, retry_after_ms):
                     full.add(server)
+                    if not sending.inquired(server):
+                        sending.turned_away.add(server)
                     again_at = min(again_at, loop.time() + self._asker.jitter(min(retry_after_ms, 5000) / 1000))
                 case Refused(_, reason):
                     self._asker.distrust(f"a server refused blocks: {reason[:100]}")
                 case _:
                     self._asker.distrust("answer to another question")
+
+    def _took(self, server: int, sending: "_Sending") -> None:
+        sending.holds[server] = True
+        self._under_way[server] = max(0, self._under_way[server] - 1)
+        self._follows[server] = True
 
     # --- servers that hold less than others --------------------------------------------------------------------------
 
@@ -357,18 +365,45 @@ class Upload:
 
 
 class _Sending:
-    """Blocks on their way: to each server what it lacks of them, to be sent as often as wanted."""
+    """Blocks on their way: to each server what it lacks of them."""
 
-    def __init__(self, talk: Conversation, data: list[bytes | None]) -> None:
+    def __init__(self, talk: Conversation, blocks: dict[bytes, bytes], needs: list[list[bytes]]) -> None:
         self.talk = talk
-        self.holds = [each is None for each in data]
+        self.holds = [not names for names in needs]
         """Which servers hold all of it."""
-        self._data = data
+        self.turned_away: set[int] = set()
+        """Servers that did not take what they were sent."""
+        self._needs = needs
+        self._blocks = blocks
+        self._encoded: dict[tuple[bytes, ...], bytes] = {}
+        self._inquired: set[int] = set()
 
     def ask(self, server: int) -> bool:
-        """Send it to a server; whether there was anything to send."""
-        data = self._data[server]
-        if data is None or self.holds[server]:
+        """Send a server what it lacks; whether there was anything to send."""
+        if self.holds[server]:
             return False
-        self.talk.send(server, data)
+        names = tuple(self._needs[server])
+        if names not in self._encoded:
+            self._encoded[names] = self.talk.encode(PutBlocks(self.talk.ask, [self._blocks[name] for name in names]))
+        self.talk.send(server, self._encoded[names])
         return True
+
+    def again(self, server: int) -> None:
+        """Send it to a server that did not take it. One that is silent is asked whether it holds it by now: that comes
+        after what was sent before, so nothing is sent a second time that is only slow to arrive."""
+        if server in self.turned_away:
+            self.turned_away.discard(server)
+            self.ask(server)
+        elif not self.holds[server]:
+            self._inquired.add(server)
+            self.talk.send(server, self.talk.encode(KeepBlocks(self.talk.ask, self._needs[server])))
+
+    def inquired(self, server: int) -> bool:
+        """Whether a server that answers was asked what it holds, once for each time."""
+        asked = server in self._inquired
+        self._inquired.discard(server)
+        return asked
+
+    def are_all(self, server: int, kept: list[bool]) -> bool:
+        """Whether a server that keeps these needs nothing more."""
+        return len(kept) == len(self._needs[server]) and all(kept)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import random
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -11,15 +12,19 @@ import msgspec
 import pytest
 
 import pond
+from pond.client.asking import Burst
 from pond.model.block import bguid
 from pond.model.tables import BLOCKS
 from pond.model.update import decode, named_blocks
 from pond.protocol import BlocksHeld, BlocksKept, KeepBlocks, PutBlocks, Submit
-from tests.unit.client.harness import Cluster
+from tests.unit.client.harness import ClientLinks, Cluster
 from tests.unit.client.test_lies import about, check_run, loop, notes_of
 from tests.unit.client.test_patience import passes
 
 __all__ = ["loop"]
+
+PUT_BLOCKS = msgspec.msgpack.encode(PutBlocks(1, []))[1]
+"""The second byte of every encoded PutBlocks: its tag."""
 
 CHUNK = 256 * 1024
 SIZE = 40 * CHUNK
@@ -29,7 +34,7 @@ OVERHEAD = SIZE // 4096 * 16
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("pond.client.upload.CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr("pond.client.pace.CHUNK_BYTES", CHUNK)
     monkeypatch.setattr("pond.client.sealing.RESUMED_FROM_BYTES", CHUNK)
 
 
@@ -267,6 +272,96 @@ def test_who_leads_is_not_waited_for_when_it_does_not_answer(loop):
         await until_held(cluster, SIZE // 5, writing)
         cluster.down = {0}
         assert (await writing).size == SIZE
+
+    check_run(loop, test)
+
+
+class SlowLinks(ClientLinks):
+    """All go through one line of so many bytes a second, each way."""
+
+    bytes_per_second = 1e6
+
+    def __init__(self, cluster: Cluster, received: Callable[[Burst], None]) -> None:
+        super().__init__(cluster, received)
+        self.arrived_bytes = 0
+        self._free_at = {"up": 0.0, "down": 0.0}
+
+    def send(self, server: int, data: bytes) -> None:
+        self._pass("up", len(data), self._cluster.ask, server, self, data)
+
+    def arrive(self, server: int, data: bytes) -> None:
+        self.arrived_bytes += len(data)
+        self._pass("down", len(data), super().arrive, server, data)
+
+    def _pass(self, way: str, size: int, arrived: Callable[..., None], *args: Any) -> None:
+        loop = self._cluster.loop
+        self._free_at[way] = max(self._free_at[way], loop.time()) + size / self.bytes_per_second
+        loop.call_at(self._free_at[way], arrived, *args)
+
+
+@pytest.mark.parametrize("bytes_per_second", [10e6, 1e6, 3e5, 125e3])
+def test_over_a_slow_line_nothing_is_sent_twice(loop, monkeypatch, bytes_per_second):
+    """Or else all would wait for what was sent again, and be sent again: 4 MiB on their way take up to 33 s."""
+
+    async def test(cluster: Cluster) -> None:
+        monkeypatch.setattr(SlowLinks, "bytes_per_second", bytes_per_second)
+        lines: list[SlowLinks] = []
+
+        def links(received: Callable[[Burst], None]) -> SlowLinks:
+            lines.append(SlowLinks(cluster, received))
+            return lines[-1]
+
+        monkeypatch.setattr(cluster, "links", links)
+        _, notes = await notes_of(cluster)
+        await notes.write(CONTENT)
+        took = sorted(sent(cluster).values())
+        assert took[1:] == [SIZE + OVERHEAD] * 3
+        assert took[0] <= SIZE + OVERHEAD, "the last of four falls behind where each is a second later than the other"
+        before = lines[0].arrived_bytes
+        assert await notes.read() == CONTENT
+        assert lines[0].arrived_bytes - before < 1.3 * SIZE, "some of the first chunks came several times"
+
+    check_run(loop, test)
+
+
+def test_what_was_lost_on_its_way_is_sent_again_once_that_is_known(loop, monkeypatch):
+    """A server is started again, or its link: what was queued is gone, and the questions after it arrive."""
+
+    async def test(cluster: Cluster) -> None:
+        _, notes = await notes_of(cluster)
+        ask = cluster.ask
+        lost: list[int] = []
+
+        def drop(server: int, links: ClientLinks, data: bytes) -> None:
+            if server in (1, 2) and data[1] == PUT_BLOCKS and len(lost) < 6:
+                lost.append(server)
+            else:
+                ask(server, links, data)
+
+        monkeypatch.setattr(cluster, "ask", drop)
+        await notes.write(CONTENT)
+        assert len(lost) == 6
+        assert await notes.read() == CONTENT
+        assert all(sent(cluster)[server] <= SIZE + OVERHEAD for server in range(4)), "nothing else was sent again"
+
+    check_run(loop, test)
+
+
+def test_a_liar_who_says_again_and_again_that_it_lacks_blocks_is_not_sent_them_again_and_again(loop, monkeypatch):
+    async def test(cluster: Cluster) -> None:
+        _, notes = await notes_of(cluster)
+        answer = cluster._answer
+
+        def lie(server: int, links: Any, reply: Any) -> None:
+            if server == 3 and isinstance(reply, BlocksHeld):
+                for _ in range(5):
+                    answer(server, links, BlocksKept(reply.ask, [False] * 63))
+            else:
+                answer(server, links, reply)
+
+        monkeypatch.setattr(cluster, "_answer", lie)
+        await notes.write(CONTENT)
+        assert sent(cluster)[3] <= SIZE + OVERHEAD
 
     check_run(loop, test)
 
