@@ -6,8 +6,6 @@ right (docs/divergence.md). Every hop is acknowledged. A node that does not do s
 at once: the cargo goes on by the next best way.
 """
 
-from collections.abc import Container
-
 import msgspec
 
 from tapestry.effects import Effect
@@ -60,7 +58,7 @@ class Routing:
             return False
         return not times or known.misses > 0
 
-    def _rare_case(self, key: bytes, tried: Container[bytes]) -> Contact | None:
+    def _rare_case(self, key: bytes, tried: tuple[bytes, ...]) -> Contact | None:
         """No entry where one should be: of all nodes known, one nearer to the key that shares no fewer digits, or else
         simply the nearest."""
         own = distance(key, self._own.guid)
