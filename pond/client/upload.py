@@ -214,7 +214,7 @@ class Upload:
                     pause = min(2 * pause, 8.0)
                     again_at = loop.time() + self._asker.jitter(pause)
                     for server in range(self._asker.servers):  # also those that have been away: there are too few
-                        sending.again(server)
+                        sending.inquire(server)
                 continue
             server, reply = answer
             match reply:
@@ -228,8 +228,6 @@ class Upload:
                     sending.talk.round_trip(server)
                 case Overloaded(_, retry_after_ms):
                     full.add(server)
-                    if not sending.inquired(server):
-                        sending.turned_away.add(server)
                     again_at = min(again_at, loop.time() + self._asker.jitter(min(retry_after_ms, 5000) / 1000))
                 case Refused(_, reason):
                     self._asker.distrust(f"a server refused blocks: {reason[:100]}")
@@ -371,8 +369,6 @@ class _Sending:
         self.talk = talk
         self.holds = [not names for names in needs]
         """Which servers hold all of it."""
-        self.turned_away: set[int] = set()
-        """Servers that did not take what they were sent."""
         self._needs = needs
         self._blocks = blocks
         self._encoded: dict[tuple[bytes, ...], bytes] = {}
@@ -388,13 +384,10 @@ class _Sending:
         self.talk.send(server, self._encoded[names])
         return True
 
-    def again(self, server: int) -> None:
-        """Send it to a server that did not take it. One that is silent is asked whether it holds it by now: that comes
+    def inquire(self, server: int) -> None:
+        """Ask a server that has not said so whether it holds it by now, and if not it is sent again. The question comes
         after what was sent before, so nothing is sent a second time that is only slow to arrive."""
-        if server in self.turned_away:
-            self.turned_away.discard(server)
-            self.ask(server)
-        elif not self.holds[server]:
+        if not self.holds[server]:
             self._inquired.add(server)
             self.talk.send(server, self.talk.encode(KeepBlocks(self.talk.ask, self._needs[server])))
 
