@@ -3,8 +3,8 @@
 CHUNK_BYTES = 4 * 1024 * 1024
 """Blocks that travel in one message at most, about: little enough that messages overlap."""
 
-FIRST_CHUNK_BYTES = 256 * 1024
-"""The same at first, and over a slow line: at 1 Mb/s one of these to each of four servers takes eight seconds."""
+FIRST_CHUNK_BYTES = 64 * 1024
+"""The same at first, and over a slow line: at 256 kb/s one of these to each of four servers takes eight seconds."""
 
 QUICK_SECONDS, SLOW_SECONDS = 1.0, 4.0
 """Chunks grow as long as they take less than the one, and shrink where they take more than the other."""

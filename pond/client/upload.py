@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pond.client.asking import Asker, Conversation, Deadline, reached
 from pond.client.blocks import BLOCK, IN_FLIGHT, Fetcher, Progress
+from pond.client.pace import CHUNK_BYTES
 from pond.errors import TimedOut, Unavailable
 from pond.protocol import MAX_KEPT, BlocksHeld, BlocksKept, KeepBlocks, Overloaded, PutBlocks, Refused
 
@@ -33,7 +34,7 @@ KEEP_SECONDS = 1800.0
 
 
 class _Chunk(NamedTuple):
-    """Blocks by their names, which travel together."""
+    """Blocks by their names, which are asked for together."""
 
     blocks: dict[bytes, bytes]
     perhaps_there: bool
@@ -93,7 +94,7 @@ class Upload:
         self._names.append(guid)
         self._held_back_bytes += len(block)
         self._longest_bytes = max(self._longest_bytes, len(block))
-        if self._held_back_bytes >= self._asker.uplink.chunk_bytes or len(self._held_back) == MAX_KEPT:
+        if self._held_back_bytes >= CHUNK_BYTES or len(self._held_back) == MAX_KEPT:
             await self._send_chunk()
 
     async def finish(self) -> list[bytes]:
@@ -145,7 +146,8 @@ class Upload:
         self._tasks.append(self._asker.loop.create_task(self._put(chunk)))
 
     async def _put(self, chunk: _Chunk) -> None:
-        """Until 2f+1 servers hold each block of it, and a short grace has passed."""
+        """Until 2f+1 servers hold each block of it, and a short grace has passed: message by message, as chunks go on
+        side by side."""
         held: list[Collection[bytes]] = [()] * self._asker.servers
         if chunk.perhaps_there and self._hopes:
             held = await self._held(list(chunk.blocks))
@@ -154,11 +156,30 @@ class Upload:
         wanted = {name: block for name, block in chunk.blocks.items() if holders[name] < self._quorum}
         for server, names in enumerate(held):
             self._lacking[server] += [name for name in chunk.blocks if name not in wanted and name not in names]
-        if wanted:
-            await self._send(wanted, held)
-        size = sum(map(len, chunk.blocks.values()))
-        self.resumed_bytes += size - sum(map(len, wanted.values()))
-        self._done_bytes += size
+        there_bytes = sum(len(block) for name, block in chunk.blocks.items() if name not in wanted)
+        if there_bytes:
+            self.resumed_bytes += there_bytes
+            self._moved_on(there_bytes)
+        while wanted:
+            message = self._next_message(wanted)
+            await self._send(message, held)
+            self._moved_on(sum(map(len, message.values())))
+
+    def _next_message(self, wanted: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """As many of these blocks as the line takes at a time, and at least one; they are wanted no longer."""
+        message: dict[bytes, bytes] = {}
+        room = self._asker.uplink.chunk_bytes
+        for name, block in wanted.items():
+            room -= len(block)
+            if message and room < 0:
+                break
+            message[name] = block
+        for name in message:
+            del wanted[name]
+        return message
+
+    def _moved_on(self, size_bytes: int) -> None:
+        self._done_bytes += size_bytes
         self._deadline.extend()
         if self._progress is not None:
             self._progress(self._done_bytes, max(self._total_bytes, self._done_bytes) if self._total_bytes else 0)

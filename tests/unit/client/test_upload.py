@@ -34,7 +34,9 @@ OVERHEAD = SIZE // 4096 * 16
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
+    monkeypatch.setattr("pond.client.upload.CHUNK_BYTES", CHUNK)
     monkeypatch.setattr("pond.client.pace.CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr("pond.client.pace.FIRST_CHUNK_BYTES", CHUNK)
     monkeypatch.setattr("pond.client.sealing.RESUMED_FROM_BYTES", CHUNK)
 
 
@@ -304,6 +306,7 @@ def test_over_a_slow_line_nothing_is_sent_twice(loop, monkeypatch, bytes_per_sec
     """Or else all would wait for what was sent again, and be sent again: 4 MiB on their way take up to 33 s."""
 
     async def test(cluster: Cluster) -> None:
+        monkeypatch.setattr("pond.client.pace.FIRST_CHUNK_BYTES", 64 * 1024)
         monkeypatch.setattr(SlowLinks, "bytes_per_second", bytes_per_second)
         lines: list[SlowLinks] = []
 
