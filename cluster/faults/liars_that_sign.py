@@ -91,7 +91,7 @@ class Planner(Forger[SomeOfIt]):
 
     def instead(self, to: ReplicaId, message: Message) -> SequenceOf[Message] | None:
         """The proposal with another plan; each peer hears the same again when it asks again."""
-        if not isinstance(message, PrePrepare) or message.plan is None:
+        if not isinstance(message, PrePrepare) or message.plan is None or not message.plan.signers:
             return None
         if self.means.membership.primary(message.view) != self.means.identity:
             return None

@@ -105,7 +105,9 @@ class Fetcher:
     async def _get_part(
         self, wanted: list[bytes], names: Names, deadline: Deadline, piece_bytes: int
     ) -> dict[bytes, bytes]:
-        """Servers in turn, the next whenever one is overdue or lacks something; each is asked for what is missing."""
+        """Servers in turn, the next whenever one is overdue or lacks something; each is asked for what is missing. When
+        all lack it they are asked again as long as there is time: after a restart a server has all that it voted for,
+        but tree nodes only when it has run the updates again that made them."""
         found: dict[bytes, bytes] = {}
         lacks: set[int] = set()
         patience = self._trips.patience + self._asker.downlink.patience(len(wanted) * piece_bytes)
@@ -117,6 +119,11 @@ class Fetcher:
             turns = Turns(self._asker, talk, self._in_turn(), ask, patience)
             while True:
                 answer = await turns.answer(deadline.at)
+                if answer is None and len(lacks) == self._asker.servers:
+                    raise Unavailable(
+                        f"no server has block {_missing(wanted, found).hex()}: it was pruned, or too many servers"
+                        " lost it; see `pond cluster status`"
+                    )
                 if answer is None:
                     raise TimedOut(
                         f"{len(wanted) - len(found)} blocks did not arrive within {deadline.seconds:g} s:"
@@ -144,11 +151,6 @@ class Fetcher:
                         turns.more()
                     continue
                 lacks.add(server)
-                if len(lacks) == self._asker.servers:
-                    raise Unavailable(
-                        f"no server has block {_missing(wanted, found).hex()}: it was pruned, or too many servers"
-                        " lost it; see `pond cluster status`"
-                    )
                 turns.skip(server)
 
     def _take(self, blocks: list[bytes | None], wanted: list[bytes], found: dict[bytes, bytes], names: Names) -> None:

@@ -109,3 +109,11 @@ def test_one_server_may_lie_in_two_ways_and_counts_once():
     with pytest.raises(ManifestError, match="4 servers stand 1"):
         parse(two + "[[liars]]\nkind = 'silent'\nserver = 1\n").check()
     assert len(Manifest().liars) == 0
+
+
+def test_a_liar_may_find_its_own_lie_in_what_it_is_to_say():
+    """Seed 66572: plans without signers, to be made worse."""
+    twice = 2 * "[[liars]]\nkind = 'bad-plans'\nserver = 0\n"
+    run = simulate(1, parse("sizes = { operations = 60, clients = 5 }\n" + twice))
+    assert run.verdict is Verdict.OK, run.what
+    assert run.reached["lie", "bad-plans"] > 0
