@@ -130,8 +130,10 @@ def test_a_ring_that_lost_more_disks_than_may_fail_says_that_it_is_over(cluster:
     for server in (2, 3):
         shutil.rmtree(cluster.servers[server].directory / STORE)
     pond(cluster.directory, "cluster", "restart", *names)
-    for server in (2, 3):
-        until(cluster, server, Condition.LEARNING)
+    reached = max(until(cluster, server, Condition.SERVING).sequence for server in (0, 1))
+    lost = [cluster.servers[server].member for server in (2, 3)]
+    has_run = probe.statuses(lost, COMMAND_SECONDS, lambda status: status.sequence >= reached)
+    assert {status.condition for status in has_run.values()} == {Condition.LEARNING}
     said = pond(cluster.directory, "cluster", "status").decode()
     assert "ring-2, ring-3 lost their votes with their disks, and of 4 servers only one may" in said
     pond(cluster.directory, "export", "notes", "--data", "-o", str(tmp_path / "notes.pond"))
