@@ -329,6 +329,8 @@ class Client:
         except TimedOut:
             raise
         except Unavailable as lost:
+            if self._patience_seconds < PATIENCE_SECONDS:
+                raise TimedOut(str(lost)) from None  # servers that were started again make tree nodes again
             raise Violation(f"rule 2: version {version.number} lost its content: {lost}") from lost
 
     def _record(
