@@ -26,9 +26,12 @@ class Pace:
         self._seconds_per_byte = 1 / SLOW_BYTES_PER_SECOND
 
     def took(self, size_bytes: int, seconds: float) -> None:
-        """A chunk has arrived so long after it was sent, or asked for, with others before it on the line."""
-        self._seconds_per_byte = max(2 * seconds / max(1, size_bytes), 1 / SLOW_BYTES_PER_SECOND)
-        if seconds < QUICK_SECONDS:
+        """A chunk has arrived so long after it was sent, or asked for, with others before it on the line. One that was
+        small took a round trip, which tells nothing of the line unless it was long."""
+        full = 2 * size_bytes >= self.chunk_bytes
+        if full:
+            self._seconds_per_byte = max(2 * seconds / size_bytes, 1 / SLOW_BYTES_PER_SECOND)
+        if full and seconds < QUICK_SECONDS:
             self.chunk_bytes = min(2 * self.chunk_bytes, CHUNK_BYTES)
         elif seconds > SLOW_SECONDS:
             self.chunk_bytes = max(self.chunk_bytes // 2, FIRST_CHUNK_BYTES)

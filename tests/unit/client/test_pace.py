@@ -37,7 +37,14 @@ def test_when_a_line_becomes_slow_chunks_become_small_again():
     assert pace.patience(pace.chunk_bytes) == LONGEST_CHUNK_SECONDS
 
 
-def test_an_empty_block_tells_nothing_wrong():
+def test_what_is_small_takes_a_round_trip_and_tells_nothing():
+    """Else who got a tree node in 5 ms would give a server that died fifteen seconds for the blocks."""
     pace = Pace()
-    pace.took(0, 0.001)
-    assert 0 <= pace.patience(0) <= pace.patience(1) < 1
+    pace.took(FIRST_CHUNK_BYTES, 0.01)
+    for size in (0, 1, 150, 10_000):
+        before = pace.chunk_bytes
+        pace.took(size, 0.005)
+        assert pace.chunk_bytes == before
+        assert pace.patience(CHUNK_BYTES) < 2
+    pace.took(150, 10.0)
+    assert pace.chunk_bytes == FIRST_CHUNK_BYTES, "but a line on which even that takes long is slow"
