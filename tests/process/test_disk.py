@@ -122,14 +122,17 @@ def test_full_servers_step_aside_and_come_back(cluster: Layout) -> None:
     full = wait_for(cluster, (2, 3), lambda status: status.condition == Condition.DISK_FULL)
     assert all("quota_bytes" in status.detail for status in full), full
     assert not any(status.view_active for status in full)
-    assert [line["condition"] for line in events(cluster, 3, "stepped aside")] == [Condition.DISK_FULL]
+    aside = [line["condition"] for line in events(cluster, 3, "stepped aside")]
+    assert set(aside) == {Condition.DISK_FULL}
+    assert len(aside) < 5, "where a burst was larger than what is left, it comes back and takes what is smaller"
 
     began = monotonic()
     for server in (2, 3):
         set_quota(cluster.servers[server], 256 * MIB)
     wait_for(cluster, (2, 3), lambda status: status.condition == Condition.SERVING)
     assert monotonic() - began < 20
-    assert [len(events(cluster, server, "back")) for server in (2, 3)] == [1, 1]
+    for server in (2, 3):
+        assert len(events(cluster, server, "back")) == len(events(cluster, server, "stepped aside"))
     launch.kill(cluster.directory, ("ring-1",))  # from now on both are needed for everything
 
     async def check() -> None:
