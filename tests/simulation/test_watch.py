@@ -11,7 +11,9 @@ from bft.signatures import Ed25519Verifier
 from bft.state_tree import EMPTY, StateTree
 from bft.statement import digest
 from bft.types import AgreedTime, Epoch, ReplicaId, Sequence, View
+from cluster.sim.jobs import Plan
 from cluster.sim.limits import Bounds
+from cluster.sim.ring import Verdict
 from cluster.sim.watch import Violation, Watch
 from tests.unit.bft.ring import Ring
 
@@ -78,3 +80,9 @@ def test_what_is_durable_at_two_servers_is_the_same(watch):
     watch.durable(first, 1)
     with pytest.raises(Violation, match="rule 1: server 2 left another state after batch 1"):
         watch.durable(second, 1)
+
+
+def test_what_a_server_has_run_and_not_synced_is_waited_for_at_the_end():
+    """Seed 84033: the last look at a server came between the two, and missed the version before."""
+    run = Plan(200).run(84033)
+    assert run.verdict is Verdict.OK, run.what
