@@ -327,9 +327,7 @@ class Scenario:
         target = max(server.core.replica.execution.executed for server in servers)
         deadline = self.kernel.now + HEALED_SECONDS
         while True:
-            told = max(
-                self.watch.claims, default=0
-            )  # what was run since, and is not synced yet, is not known to the watch
+            told = max(self.watch.claims, default=0)  # beyond it are batches whose sync the watch has not seen
             executed = {server.identity: server.core.replica.execution.executed for server in servers}
             behind = [identity for identity, last in executed.items() if not target <= last <= told]
             if not behind:
