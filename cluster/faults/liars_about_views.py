@@ -83,19 +83,22 @@ class Sets(SomeOfIt, frozen=True):
 
 @kind("invents-in-view-change", Sets)
 class InventsInViewChange(OwnViewChanges):
-    """Tells of batches that nobody proposed, as prepared in the latest view and as accepted. Attacks rules A1 and A2:
-    an entry of P counts only when f + 1 accepted it, and does not hide what did prepare."""
+    """Tells of batches that nobody proposed, or of null batches in place of all that it accepted, as prepared in the
+    latest view and as accepted. Attacks rules A1 and A2: an entry of P counts only when f + 1 accepted it, and does not
+    hide what did prepare."""
 
     parameters: Sets
 
     def changed(self, change: ViewChange) -> SequenceOf[ViewChange] | None:
         low, before = change.stable.sequence, View(change.view - 1)
-        count = self.choices.randint(1, min(8, self.means.tuning.window))
-        places = sorted(self.choices.sample(range(1, self.means.tuning.window + 1), count))
-        invented = {
-            sequence: Accepted(sequence, self.choices.randbytes(32), before)
-            for sequence in (Sequence(low + place) for place in places)
-        }
+        numbers = {entry.sequence for entry in change.pre_prepared}
+        if numbers and self.choices.random() < 0.5:
+            batch = NULL
+        else:
+            batch, count = self.choices.randbytes(32), self.choices.randint(1, min(8, self.means.tuning.window))
+            places = self.choices.sample(range(1, self.means.tuning.window + 1), count)
+            numbers = {Sequence(low + place) for place in places}
+        invented = {sequence: Accepted(sequence, batch, before) for sequence in sorted(numbers)}
         prepared = {entry.sequence: entry for entry in change.prepared}
         accepted = [entry for entry in change.pre_prepared if entry.sequence not in invented]
         if self.parameters.prepared:
@@ -355,6 +358,16 @@ class BadNewView(NewViews):
         """Null batches, say, are left as they were when they are put where they are."""
         same = msgspec.structs.replace(lie, signature=truth.signature)
         return same != truth
+
+
+@kind("forgets-batches", SomeOfIt)
+class ForgetsBatches(NewViews):
+    """Begins views as if nothing had prepared in those before, and tells everybody the same. Attacks everybody's
+    computing the decision again: a ring that followed would run null batches where others have run already."""
+
+    def changed(self, to: ReplicaId, new_view: NewView) -> SequenceOf[Message] | None:
+        nothing = [NULL] * len(new_view.batches)
+        return [signed_new_view(self.means, new_view, batches=nothing)] if nothing != new_view.batches else None
 
 
 @kind("two-new-views", SomeOfIt)

@@ -195,15 +195,21 @@ class _Draw:
         )
 
     def _liars(self, servers: int) -> list[faults.Lie]:
-        """In a third of the runs up to f servers lie, each in one way or in two."""
+        """In a third of the runs up to f servers lie."""
         if not self._happens(0.33):
             return []
         count = self._choices.randint(1, (servers - 1) // 3)
         lying = self._choices.sample(range(servers), count)
-        return [self._lie(server) for server in lying for _ in range(self._one_of((1, 1, 2)))]
+        return [self._lie(server, kind) for server in lying for kind in self._ways()]
 
-    def _lie(self, server: int) -> faults.Lie:
-        kind = self._one_of(sorted(KINDS))
+    def _ways(self) -> list[str]:
+        """How a server lies: in one way, or in two that are about the same, so that one may serve the other."""
+        first = self._one_of(sorted(KINDS))
+        about = KINDS[first].make.__module__
+        alike = sorted(kind for kind, known in KINDS.items() if known.make.__module__ == about)
+        return [first, self._one_of(alike)] if self._happens(0.33) else [first]
+
+    def _lie(self, server: int, kind: str) -> faults.Lie:
         known = KINDS[kind].parameters.__struct_fields__
         some = {name: self._one_of(values) for name, values in PARAMETERS.items() if name in known}
         return faults.Lie(kind=kind, server=server, parameters=some)

@@ -7,13 +7,29 @@ from bft.messages import NewView
 from bft.new_view import Decision, _Told, decide
 from bft.suspicion import Suspicion
 from bft.view_change import ViewChanges
-from tests.mutants.mutant import ByTests, mutant, one_less
+from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
 
 RULES = ("tests/paper/test_new_view.py",)
 LIES = ("tests/paper/test_view_change.py",)
 
+LEADERS_FALL = """
+network.loss = 0.2
+process.crashes = { every_seconds = 0.3, seconds = 0.6, most = 10, whom = "leader" }
+"""
+"""Views change while some have run what others have not."""
 
-@mutant("4.4, A2", ByTests("assert", RULES))
+INVENTED = f"""{LEADERS_FALL}
+[[liars]]
+kind = "invents-in-view-change"
+server = 1
+[[liars]]
+kind = "no-new-view"
+server = 1
+"""
+"""A view that never begins is higher than those in which anything prepared."""
+
+
+@mutant("4.4, A2", ByTests("assert", RULES), BySeeds("rule 1: .* another state", 300, INVENTED))
 def highest_claim_wins(patch):
     """What somebody claims to have prepared in the highest view is taken, though nobody vouches for it (no A2)."""
     patch.setattr(_Told, "vouches", lambda self, candidate: True)
@@ -31,7 +47,7 @@ def _with_f(patch, name):
     patch.setattr(new_view, name, lambda membership, *about: function(_Fewer(membership), *about))
 
 
-@mutant("4.4, A2", ByTests("assert", RULES))
+@mutant("4.4, A2", ByTests("assert", RULES), BySeeds("rule 1: .* another state", 300, INVENTED))
 def one_vouches_for_itself(patch):
     """f that vouch for a batch are enough, so that a liar vouches for its own."""
     _with_f(patch, "_select")
@@ -69,7 +85,11 @@ def checkpoint_of_one(patch):
     _with_f(patch, "_checkpoint")
 
 
-@mutant("4.4", ByTests("assert|does not follow", LIES))
+@mutant(
+    "4.4",
+    ByTests("assert|does not follow", LIES),
+    BySeeds("rule 1: .* another state", 100, f'{LEADERS_FALL}[[liars]]\nkind = "forgets-batches"\nserver = 1'),
+)
 def new_view_is_not_computed_again(patch):
     """Backups take what the new primary decided for what follows from its VIEW-CHANGEs."""
     on_new_view = ViewChanges.on_new_view
