@@ -113,14 +113,11 @@ class WrongParts(Flipper):
         """One of its spans is wrong, or its values are another's."""
         if not isinstance(message, Parts) or not message.found:
             return None
-        (span, values), *rest = message.found
-        wrongs = [
-            [(span, [self.flip(value) for value in values]), *rest],
-            [(span, [*values, b""][:256]), *rest],
-            [(span, values[:-1]), *rest],
-            [],
-        ]
-        return [msgspec.structs.replace(message, found=self.choices.choice(wrongs))]
+        place = self.choices.randrange(len(message.found))
+        before, (span, values), after = message.found[:place], message.found[place], message.found[place + 1 :]
+        wrongs = [[self.flip(value) for value in values], [*values, b""][:256], values[:-1]]
+        found = [*before, (span, self.choices.choice(wrongs)), *after]
+        return [msgspec.structs.replace(message, found=self.choices.choice((found, found, found, [])))]
 
 
 @kind("claims-gone", SomeOfIt)

@@ -1,6 +1,7 @@
 """Liars in the ring's signature, and in what clients are told: nonces, plans, shares, certificates, answers, blocks."""
 
 from collections.abc import Sequence as SequenceOf
+from typing import Any
 
 import msgspec
 
@@ -194,6 +195,22 @@ class StaleCertificates(Forger[SomeOfIt]):
         some = self.choices.choice([*self._answers.values()])
         old = self.choices.choice((first, some))
         return [msgspec.structs.replace(old, ask=reply.ask)] if old is not reply else None
+
+
+@kind("forges-certificates", SomeOfIt)
+class ForgesCertificates(Flipper):
+    """Tells peers of certificates that the ring did not sign: the right state under a wrong signature, or another state
+    under the right one. Attacks believing a peer about what all of them signed."""
+
+    def instead(self, to: ReplicaId, message: Message) -> SequenceOf[Message] | None:
+        """A bit of one or the other is wrong."""
+        if not isinstance(message, Certified):
+            return None
+        forged: list[dict[str, Any]] = [
+            {"signature": self.flip(message.signature)},
+            {"statement": self.flip(message.statement)},
+        ]
+        return [msgspec.structs.replace(message, **self.choices.choice(forged))]
 
 
 # --- clients -----------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ from cluster.sim.weather import Weather, choose_faulty
 from cluster.sim.words import line
 from cluster.sim.workload import Client, Principal, Replayer
 from cluster.sim.workload import Surroundings as ClientSurroundings
+from pond.model.block import bguid
 from pond.model.tables import BLOCKS
 from pond.model.update import decode, named_blocks
 from pond.model.version import Outcome, Status, decode_record
@@ -353,8 +354,10 @@ class Scenario:
             if ran.sequence > execution.executed:
                 continue
             for guid in blocks:
-                if server.disk.size(BLOCKS, guid) is None:
-                    raise Violation(f"rule 2: server {server.identity} lacks block {guid.hex()[:8]} of a version")
+                block = server.disk.get(BLOCKS, guid)
+                if block is None or bguid(block) != guid:
+                    held = "lacks" if block is None else "has other content under the name of"
+                    raise Violation(f"rule 2: server {server.identity} {held} block {guid.hex()[:8]} of a version")
             before = newest.setdefault(ran.outcome.aguid, ran.outcome)
             if ran.outcome.number > before.number:
                 newest[ran.outcome.aguid] = ran.outcome

@@ -53,13 +53,21 @@ class Ordered(NamedTuple):
     outcome: Outcome
 
 
+class Running(NamedTuple):
+    """A request that a server runs."""
+
+    name: Digest
+    principal: bytes
+    operation: bytes
+
+
 class Ran(NamedTuple):
     """A batch that a server ran, and what came of it: it counts once the server may tell others."""
 
     sequence: Sequence
     claim: Claim
-    updates: list[tuple[Digest, bytes, bytes]]
-    """Name, operation and answer of each request that ran."""
+    updates: list[tuple[Running, bytes]]
+    """Each request that ran, and its answer."""
     when: float
     """In seconds of the right clock."""
 
@@ -132,8 +140,14 @@ class Watch:
         self._answers: dict[Digest, bytes] = {}
         self._right_answers: set[bytes] = set()
         """Answers that were found to be right."""
-        self._running: list[tuple[Digest, bytes]] = []
+        self._signed: set[tuple[bytes, bytes]] = set()
+        """Whose key, and which operation."""
+        self._running: list[Running] = []
         self._certificates: set[bytes] = set()
+
+    def signed(self, principal: bytes, operation: bytes) -> None:
+        """A client signs a request with the key of this principal: nothing else is to run."""
+        self._signed.add((principal, operation))
 
     # --- attached to a core ----------------------------------------------------------------------------------------
 
@@ -163,7 +177,7 @@ class Watch:
         memory.executed = sequence
         state = execution.states[sequence]
         answers = dict(zip([request.digest for request in batch.requests], state.answers, strict=True))
-        updates = [(name, operation, answers[name]) for name, operation in self._running]
+        updates = [(running, answers[running.name]) for running in self._running]
         memory.untold.append(Ran(sequence, state.claim, updates, self._right_time() / 1e6))
 
     def durable(self, server: Server, executed: Sequence) -> None:
@@ -184,8 +198,8 @@ class Watch:
             return
         self._check_time(ran)
         self.commits.append(FirstRun(self._right_time() / 1e6, sequence, len(ran.updates)))
-        for name, operation, answer in ran.updates:
-            self._ran(sequence, name, operation, answer)
+        for running, answer in ran.updates:
+            self._ran(sequence, running, answer)
 
     def _check_quorum(self, server: Server, batch: Batch) -> None:
         """Committed means: 2f+1 replicas hold the batch as prepared in one view, this one among them; learned, that f+1
@@ -215,7 +229,10 @@ class Watch:
         if ahead > self._bounds.clock_error_seconds:
             raise Violation(f"agreed time at batch {ran.sequence} is {ahead:.3f} s ahead of every correct clock")
 
-    def _ran(self, sequence: Sequence, name: Digest, operation: bytes, answer: bytes) -> None:
+    def _ran(self, sequence: Sequence, running: Running, answer: bytes) -> None:
+        name, principal, operation = running
+        if (principal, operation) not in self._signed:
+            raise Violation(f"rule 4: batch {sequence} has request {name.hex()[:8]}, which nobody signed")
         before = self.ordered.get(name)
         if before is not None:
             raise Violation(f"rule 3: request {name.hex()[:8]} ran in batch {before.sequence} and again in {sequence}")
@@ -449,7 +466,7 @@ class Watch:
 
 
 class _WatchedService:
-    def __init__(self, inner: StateMachine, running: list[tuple[Digest, bytes]]) -> None:
+    def __init__(self, inner: StateMachine, running: list[Running]) -> None:
         self._inner = inner
         self._running = running
         self.refuses = inner.refuses
@@ -463,7 +480,7 @@ class _WatchedService:
     def execute(
         self, operation: bytes, principal: bytes, request: Digest, time: AgreedTime, view: ServiceView
     ) -> Result:
-        self._running.append((request, operation))
+        self._running.append(Running(request, principal, operation))
         return self._inner.execute(operation, principal, request, time, view)
 
 

@@ -241,6 +241,7 @@ class Client:
         )
 
     async def _submit(self, aguid: bytes, operation: bytes, blocks: list[bytes], deadline: Deadline) -> Ran:
+        self._around.watch.signed(self._principal.signer.public_key, operation)
         upload = Upload(self._asker, self._fetcher, self._around.membership.quorum, lambda: self._ring.leader, deadline)
         try:
             for block in blocks:

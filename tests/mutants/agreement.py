@@ -10,7 +10,18 @@ from bft.ordering import Ordering
 from bft.replica import Replica
 from bft.signatures import Ed25519Verifier
 from bft.types import AgreedTime
+from cluster.sim.cheap import CheapVerifier
 from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
+
+EQUIVOCATES = """
+[[liars]]
+kind = "equivocating-primary"
+server = 0
+[[liars]]
+kind = "votes-blindly"
+server = 0
+"""
+"""A primary that proposes two batches, and votes for both."""
 
 # --- how many ------------------------------------------------------------------------------------------------------
 
@@ -96,20 +107,29 @@ def votes_in_our_own_name_count(patch):
     patch.setattr(Replica, "_on_received", trusting)
 
 
-@mutant("4.2", ByTests("the primary does not prepare", ("tests/paper/test_normal_case.py",)))
+@mutant(
+    "4.2",
+    ByTests("the primary does not prepare", ("tests/paper/test_normal_case.py",)),
+    BySeeds("rule 1: .* which only", 20, EQUIVOCATES),
+)
 def primary_prepares_too(patch):
     """The primary's PREPARE counts beside its proposal, so that it votes twice."""
     _let_pass(patch, "the primary does not prepare")
 
 
-@mutant("4.2", ByTests("not signed by its principal", ("tests/paper/test_normal_case.py",)))
+@mutant(
+    "4.2",
+    ByTests("not signed by its principal", ("tests/paper/test_normal_case.py",)),
+    BySeeds("rule 4: .* which nobody signed", 60, '[[liars]]\nkind = "unsigned-requests"\nserver = 0'),
+)
 def requests_are_not_checked(patch):
     """Anybody's request runs in anybody's name."""
     admit = Admission.admit
 
     def trusting(self, request):
         with patch.context() as inner:
-            inner.setattr(Ed25519Verifier, "verify", lambda *about: True)
+            for verifier in (Ed25519Verifier, CheapVerifier):
+                inner.setattr(verifier, "verify", lambda *about: True)
             return admit(self, request)
 
     patch.setattr(Admission, "admit", trusting)

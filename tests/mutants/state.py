@@ -26,6 +26,17 @@ from pond.node.ring import RingServer
 from pond.node.uploads import Uploads
 from tests.mutants.mutant import BySeeds, ByTests, mutant, one_less
 
+WRONG_STATES = """
+sizes = { clients = 8, phase_seconds = 5.0 }
+habits = { head_start_seconds = 0.0, pause_seconds = 0.05 }
+limits = { interval = 2, window = 4, retained = 2, pool = 4 }
+process.crashes = { every_seconds = 0.3, seconds = 0.6, most = 10, whom = "anyone" }
+[[liars]]
+kind = "wrong-chunks"
+server = 1
+"""
+"""Servers are away for long enough to need a state."""
+
 # --- once, and alike everywhere ------------------------------------------------------------------------------------
 
 
@@ -137,7 +148,11 @@ def parts_are_not_checked(patch):
     patch.setattr(parts._Block, "accept", accept)
 
 
-@mutant("6.2", ByTests("assert", ("tests/unit/bft/test_transfer.py::test_another_digest_is_never_installed",)))
+@mutant(
+    "6.2",
+    ByTests("assert", ("tests/unit/bft/test_transfer.py::test_another_digest_is_never_installed",)),
+    BySeeds("rule 1: .* another state", 60, WRONG_STATES),
+)
 def any_state_is_taken(patch):
     """The root of a state that is fetched need not be the checkpoint's."""
     patch.setattr(transfer._StateFetch, "_check_head", _trust_head)
@@ -180,6 +195,7 @@ def _nonces_stay(patch):
 @mutant(
     "rule 6",
     ByTests("assert", ("tests/unit/bft/test_replica.py::test_a_signer_named_twice_with_one_nonce_signs_once",)),
+    BySeeds("the nonce behind", 20, '[[liars]]\nkind = "reuses-nonces"'),
 )
 def nonces_stay_after_their_use(patch):
     """A nonce can be used as often as a primary names it."""
@@ -203,10 +219,19 @@ def nonces_outlive_their_view(patch):
     patch.setattr(Signing, "enter", keeps)
 
 
-@mutant("rule 4", ByTests("assert", ("tests/unit/bft/test_replica.py::test_a_forged_certificate_is_refused",)))
+@mutant(
+    "rule 4",
+    ByTests("assert", ("tests/unit/bft/test_replica.py::test_a_forged_certificate_is_refused",)),
+    BySeeds("rule 4: .* a certificate that does not hold", 20, '[[liars]]\nkind = "forges-certificates"'),
+)
 def certificates_are_not_checked(patch):
     """A certificate from a peer is taken without the ring's signature."""
-    patch.setattr(Certificate, "verify", lambda self, *about: self.claim())
+
+    def trusting(self, message):
+        certificate = Certificate(message.statement, message.signature)
+        return certificate.claim(), certificate
+
+    patch.setattr(Signing, "verified", trusting)
 
 
 @mutant("rule 6", ByTests("one nonce for two plaintexts", ("tests/unit/client/test_salts.py",)))

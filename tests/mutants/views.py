@@ -153,7 +153,11 @@ def checkpoints_without_proof(patch):
     patch.setattr(Checkpoints, "proves", lambda self, message: True)
 
 
-@mutant("4.5.2", ByTests("assert", LIES))
+@mutant(
+    "4.5.2",
+    ByTests("assert", LIES),
+    BySeeds("not done|Expected `int`", 60, '[[liars]]\nkind = "leaps-ahead"', ("liveness", "crash")),
+)
 def joins_on_f(patch):
     """f replicas can make all others leave their view."""
     one_less(patch, ViewChanges, "to_join", "weak")

@@ -43,6 +43,7 @@ NOTICED = {
     "burns-nonces": (SMALL, "no signature share in time"),
     "equivocating-primary": (LOSSY, "a second proposal for one number"),
     "floods": (SMALL, "proposal is not signed by the primary"),
+    "forges-certificates": (SMALL, "certificate"),
     "forgets-batches": (VIEWS, "NEW-VIEW that does not follow"),
     "forges-checkpoints": (SMALL, "stable checkpoint without proof"),
     "malformed-view-change": (VIEWS, "malformed VIEW-CHANGE"),

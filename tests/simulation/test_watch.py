@@ -6,15 +6,19 @@ from types import SimpleNamespace
 import pytest
 
 from bft.certificate import Claim
+from bft.effects import Write
 from bft.execution import Batch, State
 from bft.signatures import Ed25519Verifier
 from bft.state_tree import EMPTY, StateTree
 from bft.statement import digest
 from bft.types import AgreedTime, Epoch, ReplicaId, Sequence, View
+from cluster.faults.manifest import parse
 from cluster.sim.jobs import Plan
 from cluster.sim.limits import Bounds
-from cluster.sim.ring import Verdict
+from cluster.sim.ring import Verdict, simulate
 from cluster.sim.watch import Violation, Watch
+from pond.model.tables import BLOCKS
+from pond.node.service import Service
 from tests.unit.bft.ring import Ring
 
 NOW = AgreedTime(1_000_000)
@@ -86,3 +90,17 @@ def test_what_a_server_has_run_and_not_synced_is_waited_for_at_the_end():
     """Seed 84033: the last look at a server came between the two, and missed the version before."""
     run = Plan(200).run(84033)
     assert run.verdict is Verdict.OK, run.what
+
+
+def test_a_block_with_other_content_is_found_at_the_end(monkeypatch):
+    monkeypatch.setattr(Service, "hold", lambda self, name, body, time: (Write(BLOCKS, name, body + b"?"),))
+    run = simulate(1, parse("sizes = { operations = 20, clients = 2 }\nhabits.reads = 0.0\nending.heal = 'all'"))
+    assert run.verdict is Verdict.SAFETY
+    assert "has other content under the name of block" in run.what
+
+
+def test_what_nobody_has_signed_is_not_to_run(monkeypatch):
+    monkeypatch.setattr(Watch, "signed", lambda self, principal, operation: None)
+    run = simulate(1, parse("sizes = { operations = 20, clients = 2 }"))
+    assert run.verdict is Verdict.SAFETY
+    assert run.what.endswith("which nobody signed")
