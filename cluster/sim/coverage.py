@@ -18,7 +18,7 @@ from typing import NamedTuple, get_args
 import bft
 from bft.messages import Message
 from cluster.faults.liars import KINDS
-from pond.protocol import Question, Reply
+from pond.protocol import RingQuestion, RingReply
 
 EVENTS = (
     "start|crash|disk|failed|pause|resume|lost|down|cut|mend|clog|overflow|undecodable|clock|frozen|amnesia|flip|late|"
@@ -68,7 +68,7 @@ class Tally:
 def vocabulary() -> frozenset[tuple[str, str]]:
     """(kind, name) of everything that could come up."""
     messages = [("message", each.__name__) for each in get_args(Message)]
-    clients = [("client message", each.__name__) for each in (*get_args(Question), *get_args(Reply))]
+    clients = [("client message", each.__name__) for each in (*get_args(RingQuestion), *get_args(RingReply))]
     events = [("event", name) for name in EVENTS]
     refusals = [("refusal", name) for name in _literals(_refusals)]
     lies = [("lie", name) for name in KINDS]

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from cluster.faults import liars_about_state, liars_about_views
 from cluster.faults import manifest as faults
 from cluster.faults.liars import KINDS
 from cluster.faults.manifest import Manifest
@@ -67,7 +68,7 @@ class _Draw:
             operations=operations,
             phase_seconds=self._between(0.3, 4.0),
         )
-        return Manifest(
+        manifest = Manifest(
             sizes=sizes,
             habits=self._habits(),
             limits=self._limits(),
@@ -78,6 +79,7 @@ class _Draw:
             liars=self._liars(sizes.servers),
             ending=faults.Ending(heal=self._one_of(("quorum", "quorum", "all")), converge=self._happens(0.7)),
         )
+        return self._with_occasions(manifest)
 
     # --- how to draw -----------------------------------------------------------------------------------------------
 
@@ -205,11 +207,33 @@ class _Draw:
     def _ways(self) -> list[str]:
         """How a server lies: in one way, or in two that are about the same, so that one may serve the other."""
         first = self._one_of(sorted(KINDS))
-        about = KINDS[first].make.__module__
-        alike = sorted(kind for kind, known in KINDS.items() if known.make.__module__ == about)
+        alike = sorted(kind for kind in KINDS if _subject(kind) == _subject(first))
         return [first, self._one_of(alike)] if self._happens(0.33) else [first]
+
+    def _with_occasions(self, manifest: Manifest) -> Manifest:
+        """Mostly, who lies about states meets servers that have been away for too long, and who lies about views meets
+        primaries that fall: few runs bring either by themselves."""
+        about = {_subject(lie.kind) for lie in manifest.liars}
+        away = faults.Crashes(every_seconds=0.3, seconds=0.6, most=10)
+        if liars_about_state.__name__ in about and self._happens(0.7):
+            return msgspec.structs.replace(
+                manifest,
+                sizes=msgspec.structs.replace(manifest.sizes, clients=5, phase_seconds=4.0),
+                habits=msgspec.structs.replace(manifest.habits, head_start_seconds=0.0, pause_seconds=0.05),
+                limits=faults.Limits(interval=2, window=4, retained=2, pool=4),
+                process=msgspec.structs.replace(manifest.process, crashes=away),
+            )
+        if liars_about_views.__name__ in about and self._happens(0.7):
+            falling = msgspec.structs.replace(away, whom="leader")
+            return msgspec.structs.replace(manifest, process=msgspec.structs.replace(manifest.process, crashes=falling))
+        return manifest
 
     def _lie(self, server: int, kind: str) -> faults.Lie:
         known = KINDS[kind].parameters.__struct_fields__
         some = {name: self._one_of(values) for name, values in PARAMETERS.items() if name in known}
         return faults.Lie(kind=kind, server=server, parameters=some)
+
+
+def _subject(kind: str) -> str:
+    """What it lies about: the module that it is in."""
+    return KINDS[kind].make.__module__

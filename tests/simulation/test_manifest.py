@@ -28,6 +28,11 @@ def test_what_is_left_out_does_not_happen():
     assert optional_faults(Manifest()) == set()
 
 
+def subjects(manifest):
+    """The modules of the kinds that lie."""
+    return {liars.KINDS[lie.kind].make.__module__ for lie in manifest.liars}
+
+
 def test_a_drawn_manifest_reads_back_the_same():
     for seed in range(300):
         manifest = drawn(seed, 100)
@@ -50,6 +55,20 @@ def test_every_fault_is_on_in_some_seeds_and_off_in_others():
     assert {lie.kind for lie in lies} == set(liars.KINDS)
     assert {name for lie in lies for name in lie.parameters} == set(PARAMETERS)
     assert {manifest.ending.heal for manifest in drawings} == {"quorum", "all"}
+
+
+@pytest.mark.parametrize(("subject", "whom"), [("liars_about_state", "anyone"), ("liars_about_views", "leader")])
+def test_who_lies_has_an_occasion_in_most_seeds(subject, whom):
+    lying = [manifest for manifest in map(drawn, range(1500)) if subject in "".join(subjects(manifest))]
+    away = [manifest.process.crashes for manifest in lying]
+    occasions = [crashes for crashes in away if crashes is not None and (crashes.seconds, crashes.whom) == (0.6, whom)]
+    assert len(occasions) > len(lying) / 2 > 20
+
+
+def test_a_server_that_lies_in_two_ways_does_so_about_one_subject():
+    two = [manifest for manifest in map(drawn, range(600)) if len({lie.server for lie in manifest.liars}) == 1]
+    assert {len(subjects(manifest)) for manifest in two} == {1}
+    assert {len(manifest.liars) for manifest in two} == {1, 2}
 
 
 @pytest.mark.parametrize(
