@@ -6,6 +6,7 @@ encoding and one digest. msgspec encodes and msgpack decodes, so what only one o
 """
 
 import hashlib
+from itertools import repeat
 from typing import Annotated, Any
 
 import msgpack
@@ -17,6 +18,10 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 _encode = msgspec.msgpack.Encoder().encode
 _PLAIN = frozenset({int, bytes, str, bool, type(None)})
+
+MAX_DEPTH = 8
+"""Lists within lists of a statement, at most: no statement has more, and what is one must not depend on the stack of
+whoever decodes it."""
 
 
 class StatementError(ValueError):
@@ -39,19 +44,22 @@ def decode(data: bytes, tag: str, format_number: int) -> list[Any]:
             raise StatementError("not a statement: no array with a tag and a format number")
         if fields[0] != tag or type(fields[1]) is not int or fields[1] != format_number:
             raise StatementError(f"expected a statement {tag!r} of format {format_number}")
+        if not _plain(fields):
+            what = f"a map, a float, an extension or {MAX_DEPTH} lists in each other"
+            raise StatementError(f"statement {tag!r} holds what no statement holds: {what}")
         if encode(*fields) != data:
             raise StatementError(f"statement {tag!r} is not canonically encoded")
-        if not all(map(_plain, fields)):
-            raise StatementError(f"statement {tag!r} holds what no statement holds: a map, a float or an extension")
     except StatementError:
         raise
-    except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException) as error:
         raise StatementError(f"not a statement: {error}") from None
     return fields[2:]
 
 
-def _plain(value: Any) -> bool:
-    return all(map(_plain, value)) if type(value) is list else type(value) in _PLAIN
+def _plain(value: Any, depth: int = MAX_DEPTH) -> bool:
+    if type(value) is list:
+        return depth > 0 and all(map(_plain, value, repeat(depth - 1)))
+    return type(value) in _PLAIN
 
 
 def digest(data: bytes) -> Digest:

@@ -6,7 +6,7 @@ however long the content is: what is fetched moves in windows.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from bft.statement import digest
@@ -67,8 +67,8 @@ class Fetcher:
             found.update(await self._get_part(part, names, deadline, piece_bytes))
         return found
 
-    async def stream(self, wanted: AsyncIterator[Wanted], deadline: Deadline) -> AsyncGenerator[bytes, None]:
-        """The blocks in the order asked, fetched ahead in a window of bounded size."""
+    async def stream(self, wanted: AsyncGenerator[Wanted, None], deadline: Deadline) -> AsyncGenerator[bytes, None]:
+        """The blocks in the order asked, fetched ahead in a window of bounded size; closes `wanted`."""
         window: deque[tuple[list[bytes], asyncio.Task[dict[bytes, bytes]]]] = deque()
         try:
             part: list[bytes] = []
@@ -92,6 +92,7 @@ class Fetcher:
                 for name in guids:
                     yield found[name]
         finally:
+            await wanted.aclose()
             for _, task in window:
                 task.cancel()
             await asyncio.gather(*(task for _, task in window), return_exceptions=True)

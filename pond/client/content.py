@@ -5,7 +5,7 @@ most of them.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple, TypeVar
 
@@ -112,7 +112,7 @@ class Nodes:
 
     async def places(
         self, root: TreeRoot, deadline: Deadline, start: int = 0, stop: int | None = None
-    ) -> AsyncIterator[Place]:
+    ) -> AsyncGenerator[Place, None]:
         """Each block that has bytes in start <= offset < stop, from left to right."""
         stop = root.size_bytes if stop is None else min(stop, root.size_bytes)
         if root.guid is None or start >= stop:
@@ -190,10 +190,11 @@ class Snapshot:
         done = 0
         coming: deque[Place] = deque()
 
-        async def wanted() -> AsyncIterator[Wanted]:
-            async for place in self._nodes.places(self.root.content, deadline, start, stop):
-                coming.append(place)
-                yield Wanted(place.ref.bguid, place.ref.length + OVERHEAD_BYTES)
+        async def wanted() -> AsyncGenerator[Wanted, None]:
+            async with aclosing(self._nodes.places(self.root.content, deadline, start, stop)) as places:
+                async for place in places:
+                    coming.append(place)
+                    yield Wanted(place.ref.bguid, place.ref.length + OVERHEAD_BYTES)
 
         async with aclosing(self._fetcher.stream(wanted(), deadline)) as blocks:
             async for ciphertext in blocks:
@@ -212,17 +213,18 @@ class Snapshot:
     async def equal_prefix(self, source: Source, deadline: Deadline, progress: Progress | None) -> int:
         """How many bytes of the source, from its start and in whole blocks, are the content's."""
         done = 0
-        async for place in self._nodes.places(self.root.content, deadline):
-            plaintext = await source.take(place.ref.length)
-            try:
-                if not is_content(self._decryptor, place.ref, plaintext):
-                    break
-            except DecryptionError as error:
-                raise VerificationFailed(str(error)) from None
-            done += len(plaintext)
-            deadline.extend()
-            if progress is not None:
-                progress(done, self.size)
+        async with aclosing(self._nodes.places(self.root.content, deadline)) as places:
+            async for place in places:
+                plaintext = await source.take(place.ref.length)
+                try:
+                    if not is_content(self._decryptor, place.ref, plaintext):
+                        break
+                except DecryptionError as error:
+                    raise VerificationFailed(str(error)) from None
+                done += len(plaintext)
+                deadline.extend()
+                if progress is not None:
+                    progress(done, self.size)
         return done
 
     def metadata(self) -> bytes | None:

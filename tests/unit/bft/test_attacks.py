@@ -1,7 +1,7 @@
 """What an attacker found, each as a test: one message that stopped a server or the ring, or grew it without end."""
 
-import contextlib
 import hashlib
+from typing import Any
 
 import msgpack
 import msgspec
@@ -35,11 +35,26 @@ def test_a_deeply_nested_statement_is_refused_wherever_it_arrives() -> None:
     assert ring.rejected[-1][1].reason.startswith("malformed certificate")
 
 
+def nested(depth: int) -> bytes:
+    return b"\x93\xa1t\x01" + b"\x91" * depth + b"\xc0"
+
+
+def decoded_below(frames: int, depth: int) -> list[Any]:
+    """Of a statement of this depth, from so far down the stack."""
+    return decoded_below(frames - 1, depth) if frames else statement.decode(nested(depth), "t", 1)
+
+
 @pytest.mark.parametrize("depth", [10, 100, 500, 511, 512, 513, 1000, 3000, 100_000])
 def test_no_depth_of_nesting_raises_anything_else(depth: int) -> None:
-    data = b"\x93" + msgpack.packb("t") + b"\x01" + b"\x91" * depth + b"\xc0"
-    with contextlib.suppress(StatementError):
-        assert statement.decode(data, "t", 1) != []
+    with pytest.raises(StatementError):
+        statement.decode(nested(depth), "t", 1)
+
+
+@pytest.mark.parametrize("frames", [0, 800])
+def test_what_is_a_statement_does_not_depend_on_the_stack(frames: int) -> None:
+    assert decoded_below(frames, statement.MAX_DEPTH - 1)
+    with pytest.raises(StatementError, match="8 lists in each other"):
+        decoded_below(frames, statement.MAX_DEPTH)
 
 
 def test_nonces_whose_index_fits_no_plan_are_refused() -> None:
