@@ -20,8 +20,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _PLAIN = frozenset({int, bytes, str, bool, type(None)})
 
 MAX_DEPTH = 8
-"""Lists within lists of a statement, at most: no statement has more, and what is one must not depend on the stack of
-whoever decodes it."""
+"""Lists in each other at most, the statement's own among them: far more than any has, and what is a statement must not
+depend on the stack of whoever decodes it."""
 
 
 class StatementError(ValueError):
@@ -45,7 +45,7 @@ def decode(data: bytes, tag: str, format_number: int) -> list[Any]:
         if fields[0] != tag or type(fields[1]) is not int or fields[1] != format_number:
             raise StatementError(f"expected a statement {tag!r} of format {format_number}")
         if not _plain(fields):
-            what = f"a map, a float, an extension or {MAX_DEPTH} lists in each other"
+            what = f"a map, a float, an extension or more than {MAX_DEPTH} lists in each other"
             raise StatementError(f"statement {tag!r} holds what no statement holds: {what}")
         if encode(*fields) != data:
             raise StatementError(f"statement {tag!r} is not canonically encoded")

@@ -1,10 +1,15 @@
 """What a failure is told as: shrunk, with its story, its manifest and its exit code. `tests/mutants` plants more."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 from cluster.faults.manifest import dump, parse
+from cluster.sim import jobs
 from cluster.sim import shrink as shrinking
 from cluster.sim.cli import CRASH, LIVENESS, SAFETY, sim
 from cluster.sim.drawing import drawn
@@ -58,6 +63,8 @@ def test_each_way_to_fail_has_its_exit_code(monkeypatch, broken, code):
 
 def test_a_failure_comes_with_its_story_and_exit_code(monkeypatch):
     quorum_of_2f(monkeypatch)
+    forked = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("fork"))
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", forked)  # so that workers have what is planted here
     arguments = ["ring", "--seeds", "1..2"]
     result = CliRunner().invoke(sim, arguments, standalone_mode=False)
     assert result.return_value == SAFETY
