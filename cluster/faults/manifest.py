@@ -252,6 +252,8 @@ class Habits(_Section, frozen=True):
     """Share of updates with a predicate on the version."""
     large: Share = 0.0
     """Share of updates whose blocks are sent ahead."""
+    together: Share = 0.0
+    """How often a client makes three updates at once, under one signature."""
     replays: Share = 0.0
     """How many requests somebody sends again later, per request."""
     patience_seconds: Lasting | None = None

@@ -104,6 +104,7 @@ class _Draw:
             reads=self._one_of((0.3, 0.6, 0.8)),
             conditional=self._one_of((0.0, 0.3, 0.8)),
             large=self._one_of((0.0, 0.0, 0.02)),
+            together=self._one_of((0.0, 0.0, 0.1, 0.5)),
             replays=self._one_of((0.0, 0.1, 0.5)),
             patience_seconds=self._now_and_then(0.1, self._one_of((0.2, 1.0))),
         )

@@ -40,6 +40,10 @@ LARGE_BYTES = 66 * 1024
 """More than travels inside a request, so that it is sent ahead."""
 
 
+TOGETHER = 3
+"""Updates that a client makes at once, where so many are left."""
+
+
 class Principal(NamedTuple):
     """Somebody who may sign, and the tags of the objects that are theirs."""
 
@@ -108,9 +112,14 @@ class Client:
                 await self._wait(choices.expovariate(1.0) * habits.pause_seconds)
             if choices.random() < habits.reads:
                 await self._read()
+                self.done += 1
+            elif habits.together and choices.random() < habits.together:
+                at_once = max(1, min(TOGETHER, operations - self.done))
+                await asyncio.gather(*(self._update() for _ in range(at_once)))
+                self.done += at_once
             else:
                 await self._update()
-            self.done += 1
+                self.done += 1
         self._asker.close()
 
     async def read_back(self, acknowledged: Iterable[Outcome]) -> None:

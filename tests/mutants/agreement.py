@@ -23,6 +23,11 @@ server = 0
 """
 """A primary that proposes two batches, and votes for both."""
 
+UNSIGNED = """
+liars = [{ kind = "unsigned-requests", server = 0 }]
+"""
+"""A primary that alters what clients have signed."""
+
 # --- how many ------------------------------------------------------------------------------------------------------
 
 
@@ -120,7 +125,7 @@ def primary_prepares_too(patch):
 @mutant(
     "4.2",
     ByTests("not signed by its principal", ("tests/paper/test_normal_case.py",)),
-    BySeeds("rule 4: .* which nobody signed", 60, '[[liars]]\nkind = "unsigned-requests"\nserver = 0'),
+    BySeeds("rule 4: .* which nobody signed", 60, UNSIGNED),
 )
 def requests_are_not_checked(patch):
     """Anybody's request runs in anybody's name."""
@@ -203,7 +208,11 @@ def any_time_will_do(patch):
     _let_pass(patch, "proposed time is")
 
 
-@mutant("4.1, authentication", ByTests("assert", ("tests/unit/bft/test_request_signatures.py",)))
+@mutant(
+    "4.1, authentication",
+    ByTests("assert", ("tests/unit/bft/test_request_signatures.py",)),
+    BySeeds("rule 4: .* which nobody signed", 60, UNSIGNED + "habits.together = 0.5\n"),
+)
 def path_to_a_signature_is_not_checked(patch):
     """Whoever shows a signature over some requests has signed this one too."""
     patch.setattr(request_signatures, "_signed", lambda root, count: b"the same for all")
