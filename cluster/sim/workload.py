@@ -40,6 +40,9 @@ LARGE_BYTES = 66 * 1024
 """More than travels inside a request, so that it is sent ahead."""
 
 
+ACTIONS = {"append": 42, "write": 26, "replace": 5, "insert": 5, "cut": 4, "truncate": 6, "metadata": 6, "delete": 6}
+"""What clients ask for, and how often in a hundred times."""
+
 TOGETHER = 3
 """Updates that a client makes at once, where so many are left."""
 
@@ -209,7 +212,7 @@ class Client:
             return [update.Clause(guard, [update.Write(self._runs(blocks))])]
         action = self._action(blocks)
         if choices.random() >= habits.conditional:
-            return [update.Clause([], [action])]
+            return [update.Clause([self._guess()] if choices.random() < 0.2 else [], [action])]
         stale = choices.random() < 0.3
         number = max(0, known - 1) if stale else known
         clause = update.Clause([update.VersionIs(number)], [action])
@@ -220,13 +223,25 @@ class Client:
         )
         return [clause, other]
 
+    def _guess(self) -> update.Predicate:
+        """What may hold or not."""
+        now = update.After(self._around.wall_clock())
+        here: update.Predicate = update.Or([update.SizeIs(0), update.BlockIs(0, bytes(32)), update.MetadataIs(None)])
+        return self._choices.choice((now, update.Before(now.time), update.And([update.Exists(), here])))
+
     def _action(self, blocks: list[bytes]) -> update.Action:
         choices = self._choices
-        match choices.choices(("append", "write", "truncate", "metadata", "delete"), (50, 30, 6, 8, 6))[0]:
+        match choices.choices(list(ACTIONS), list(ACTIONS.values()))[0]:
             case "append":
                 return update.Append(self._runs(blocks))
             case "write":
                 return update.Write(self._runs(blocks))
+            case "replace":
+                return update.ReplaceBlocks(choices.randrange(3), 1, self._runs(blocks))
+            case "insert":
+                return update.InsertBlocks(choices.randrange(3), self._runs(blocks))
+            case "cut":
+                return update.DeleteBlocks(choices.randrange(3), 1)
             case "truncate":
                 return update.Truncate(choices.choice((0, 100)))
             case "metadata":
