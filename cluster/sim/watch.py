@@ -458,7 +458,7 @@ class Watch:
         if execution.executed == 0:
             return
         known = self.claims.get(execution.executed)
-        if known is None or known.state_root != execution.tree.root:
+        if known is None or (known.state_root, known.time) != (execution.tree.root, execution.time):
             what = "nobody had" if known is None else "is not the one that others had"
             raise Violation(
                 f"rule 1: server {server.identity} has a state after batch {execution.executed} that {what}"

@@ -129,7 +129,7 @@ def predicates_are_ignored(patch):
 @mutant(
     "6.2",
     ByTests("assert", ("tests/unit/bft/test_transfer.py::test_every_wrong_chunk_is_refused_and_its_sender_left_out",)),
-    BySeeds("a tree of another root", 300, '[[liars]]\nkind = "wrong-chunks"', ("crash",)),
+    BySeeds("a tree of another root", 60, WRONG_STATES, ("crash",)),
 )
 def chunks_are_not_checked(patch):
     """Items of a state are installed whatever they hash to."""
@@ -151,7 +151,7 @@ def parts_are_not_checked(patch):
 @mutant(
     "6.2",
     ByTests("assert", ("tests/unit/bft/test_transfer.py::test_another_digest_is_never_installed",)),
-    BySeeds("rule 1: .* another state", 60, WRONG_STATES),
+    BySeeds("rule 1: .* not the one that others had", 100, WRONG_STATES),
 )
 def any_state_is_taken(patch):
     """The root of a state that is fetched need not be the checkpoint's."""
