@@ -18,7 +18,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 _encode = msgspec.msgpack.Encoder().encode
 _PLAIN = frozenset({int, bytes, str, bool, type(None)})
 
-MAX_DEPTH = 8
+MAX_DEPTH = 64
 """Lists in each other at most, the statement's own among them: far more than any has, and what is a statement must not
 depend on the stack of whoever decodes it."""
 

@@ -44,16 +44,16 @@ def decoded_below(frames: int, depth: int) -> list[Any]:
     return decoded_below(frames - 1, depth) if frames else statement.decode(nested(depth), "t", 1)
 
 
-@pytest.mark.parametrize("depth", [10, 100, 500, 511, 512, 513, 1000, 3000, 100_000])
+@pytest.mark.parametrize("depth", [64, 100, 500, 511, 512, 513, 1000, 3000, 100_000])
 def test_no_depth_of_nesting_raises_anything_else(depth: int) -> None:
     with pytest.raises(StatementError):
         statement.decode(nested(depth), "t", 1)
 
 
-@pytest.mark.parametrize("frames", [0, 800])
+@pytest.mark.parametrize("frames", [0, 600])
 def test_what_is_a_statement_does_not_depend_on_the_stack(frames: int) -> None:
     assert decoded_below(frames, statement.MAX_DEPTH - 1)
-    with pytest.raises(StatementError, match="more than 8 lists in each other"):
+    with pytest.raises(StatementError, match="more than 64 lists in each other"):
         decoded_below(frames, statement.MAX_DEPTH)
 
 

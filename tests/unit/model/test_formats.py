@@ -72,6 +72,16 @@ def test_statements(name: str) -> None:
     assert statement.encode(str(value.__struct_config__.tag), 1, *fields) == data
 
 
+def test_the_deepest_update_is_a_statement() -> None:
+    """Nothing that servers take may be nested deeper than `bft.statement` allows."""
+    deepest: updates.Predicate = updates.Exists()
+    for _ in range(updates.MAX_PREDICATE_DEPTH - 1):
+        deepest = updates.And([deepest])
+    written = updates.Update(aguid=bytes(32), founding=None, clauses=[updates.Clause([deepest], [updates.Delete()])])
+    updates.check(written)
+    assert statement.decode(written.encode(), "pond.update", 1)
+
+
 @pytest.mark.parametrize("name", samples.others())
 def test_others(name: str) -> None:
     assert samples.others()[name].hex() == VECTORS["others"][name]
