@@ -41,7 +41,7 @@ class Started:
         self.execution.run(Batch(FIRST, NOW, name, ()))
 
     def _run(self, batch):
-        self.execution.executed = batch.sequence
+        self.execution.executed, self.execution.time = batch.sequence, batch.time
         self.execution.states[batch.sequence] = self._state
         self.execution.tree = self._state.tree
         return []
