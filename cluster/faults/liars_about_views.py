@@ -349,10 +349,10 @@ class BadNewView(NewViews):
                 {"batches": batches[::-1]},
             ]
         wrong = self.choices.choice([*wrongs, {"signature": some * 2}])
-        lie = signed_new_view(self.means, new_view, **wrong)
         if "signature" in wrong:
-            lie = msgspec.structs.replace(new_view, **wrong)
-        return [lie] if lie != new_view and self._differs(lie, new_view) else None
+            return [msgspec.structs.replace(new_view, **wrong)]
+        lie = signed_new_view(self.means, new_view, **wrong)
+        return [lie] if self._differs(lie, new_view) else None
 
     def _differs(self, lie: NewView, truth: NewView) -> bool:
         """Null batches, say, are left as they were when they are put where they are."""
