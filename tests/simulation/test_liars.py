@@ -95,6 +95,13 @@ def test_a_ring_keeps_its_promises_beside_a_liar_that_does_lie(kind):
     pytest.fail(f"it lied in {lied} runs, and refused was {sorted(refused)}")
 
 
+def test_a_new_view_without_its_signature_leaves_and_is_refused():
+    """It differs from the truth in nothing else, and was taken for no lie once."""
+    lie = f"{VIEWS}\n[[liars]]\nkind = 'bad-new-view'\nserver = 1"
+    runs = (simulate(seed, parse(lie)) for seed in range(1, MOST_SEEDS + 1))
+    assert any(("refusal", "NEW-VIEW is not signed by the primary") in run.reached for run in runs)
+
+
 def test_every_kind_says_what_it_attacks():
     for name, (_, make) in KINDS.items():
         assert "ttacks" in (make.__doc__ or ""), name
