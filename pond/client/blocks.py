@@ -92,9 +92,9 @@ class Fetcher:
                 for name in guids:
                     yield found[name]
         finally:
-            await wanted.aclose()
             for _, task in window:
                 task.cancel()
+            await wanted.aclose()
             await asyncio.gather(*(task for _, task in window), return_exceptions=True)
 
     def _start(
