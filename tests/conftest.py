@@ -1,8 +1,13 @@
 """What every test shares: settings of hypothesis, `--rewrite` for what is generated and then read by a person, and
 `--full` for tests that have a short form."""
 
+import signal
+
 import hypothesis
 import pytest
+
+# What a shell runs in its background ignores Ctrl-C, and so would every command that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine is no reason for a property to fail, so no example has a deadline.
 hypothesis.settings.register_profile("pond", deadline=None)

@@ -13,7 +13,7 @@ import msgspec
 
 from pond.client.pace import Pace
 from pond.errors import TimedOut
-from pond.protocol import Question, Reply
+from pond.protocol import Overloaded, Question, Refused, Reply
 
 LEAST_PATIENCE_SECONDS = 0.05
 """How long one server is given before another is asked as well, at least: so that a healthy ring does its work once."""
@@ -27,7 +27,10 @@ SUSPECT_SECONDS = 30.0
 """How long a server that was overdue, or gave what cannot be believed, is asked after all others."""
 
 LATE = 64
-"""Settled questions whose late answers still tell how quick a server is."""
+"""Settled questions whose late answers still tell that a server is there, and how quick."""
+
+HALF_LIFE_SECONDS = 10.0
+"""After so long what a server took counts half: one that was slow once is asked again, a far one seldom."""
 
 LONGEST_PAUSE_SECONDS = 5.0
 """Between two times of sending the same, at most."""
@@ -135,13 +138,14 @@ class Asker:
         self.servers = servers
         self.counters: Counter[str] = Counter()
         """What was dropped or not believed, by reason."""
-        self.answer_seconds: list[float] = [inf] * servers
-        """How long each server took lately, smoothed; infinity when unknown."""
         self.traffic = [Traffic(0, 0)] * servers
         """What went to each server and came from it."""
         self.uplink, self.downlink = Pace(), Pace()
         self.loop = asyncio.get_running_loop()
+        self._took: list[float] = [inf] * servers
+        self._took_at: list[float] = [0.0] * servers
         self._suspected_until: list[float] = [0.0] * servers
+        self._overdue: set[int] = set()
         self._late: OrderedDict[int, dict[int, float | None]] = OrderedDict()
         self._random_bytes = random_bytes
         self._conversations: dict[int, Conversation] = {}
@@ -167,13 +171,25 @@ class Asker:
 
         def rank(server: int) -> tuple[float, float, int]:
             suspected_until = self._suspected_until[server] if self.suspects(server) else 0.0
-            return suspected_until, self.answer_seconds[server], server
+            return suspected_until, self.answer_seconds(server), server
 
         return sorted(range(self.servers), key=rank)
 
+    def answer_seconds(self, server: int) -> float:
+        """How long a server took lately, smoothed, and less the longer ago that was; infinity when unknown."""
+        took = self._took[server]
+        return took if took == inf else took * 0.5 ** ((self.loop.time() - self._took_at[server]) / HALF_LIFE_SECONDS)
+
     def suspect(self, server: int) -> None:
-        """A server did not answer in time, or not with what can be believed: others are asked first for a while."""
+        """A server did not answer with what can be believed: others are asked first for a while."""
         self._suspected_until[server] = self.loop.time() + SUSPECT_SECONDS
+        self._overdue.discard(server)
+
+    def overdue(self, server: int) -> None:
+        """A server did not answer in time: others are asked first for a while, or until it does."""
+        if not self.suspects(server) or server in self._overdue:
+            self.suspect(server)
+            self._overdue.add(server)
 
     def suspects(self, server: int) -> bool:
         """Whether a server is asked after all others for now."""
@@ -181,11 +197,12 @@ class Asker:
 
     def took(self, server: int, seconds: float) -> None:
         """A server answered."""
-        known = self.answer_seconds[server]
-        self.answer_seconds[server] = seconds if known == inf else known + (seconds - known) / 4
+        known = self._took[server]
+        self._took[server] = seconds if known == inf else known + (seconds - known) / 4
+        self._took_at[server] = self.loop.time()
 
     def trusts(self, server: int) -> None:
-        """What a server answered was of use."""
+        """What a server answered was of use, or came late."""
         self._suspected_until[server] = 0.0
 
     def jitter(self, seconds: float) -> float:
@@ -210,13 +227,15 @@ class Asker:
                 conversation.put(server, reply)
             elif (sent := self._late.get(reply.ask, {}).pop(server, None)) is not None:
                 self.took(server, self.loop.time() - sent)
+                if server in self._overdue and not isinstance(reply, Overloaded | Refused):
+                    self.trusts(server)
 
     def distrust(self, reason: str) -> None:
         """An answer was not believed."""
         self.counters[reason] += 1
 
     def forget(self, number: int) -> None:
-        """The question is settled: of what still comes only the time counts."""
+        """The question is settled: of what still comes only counts that it comes, and when."""
         conversation = self._conversations.pop(number, None)
         if conversation is not None:
             self._late[number] = conversation.sent_at
@@ -241,8 +260,9 @@ class Conversation:
         self._waiting_per_server = [0] * asker.servers
         self._waiter: asyncio.Future[None] | None = None
         self._asked: set[int] = set()
+        self._asked_again: set[int] = set()
         self.sent_at: dict[int, float | None] = {}
-        """When each server was asked; None when it was asked more than once, or that time has told all it can."""
+        """When each server was asked first; None when that time has told all it can."""
 
     def __enter__(self) -> "Conversation":
         return self
@@ -257,7 +277,10 @@ class Conversation:
     def send(self, server: int, data: bytes) -> None:
         """Ask one server; sending the same again is harmless."""
         self._asked.add(server)
-        self.sent_at[server] = None if server in self.sent_at else self._asker.loop.time()
+        if server in self.sent_at:
+            self._asked_again.add(server)
+        else:
+            self.sent_at[server] = self._asker.loop.time()
         self._asker.send(server, data)
 
     def send_all(self, data: bytes) -> None:
@@ -298,7 +321,7 @@ class Conversation:
         return server, reply
 
     def round_trip(self, server: int) -> float | None:
-        """Seconds since the question went to a server, when it went once; also remembered as how quick it is."""
+        """Seconds since the question went to a server, if it went once; remembered as how quick it is, at worst."""
         self._asker.trusts(server)
         sent = self.sent_at.get(server)
         if sent is None:
@@ -306,7 +329,7 @@ class Conversation:
         self.sent_at[server] = None
         seconds = self._asker.loop.time() - sent
         self._asker.took(server, seconds)
-        return seconds
+        return None if server in self._asked_again else seconds
 
 
 class Turns:
@@ -334,7 +357,7 @@ class Turns:
     async def answer(self, until: float) -> tuple[int, Reply] | None:
         """The next answer and who gave it, or None when there is none by `until` (time of the event loop)."""
         while (answer := await self._talk.next(min(self._overdue_at, until))) is None and not reached(until):
-            self._asker.suspect(self.asked)
+            self._asker.overdue(self.asked)
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             self._next(self._asker.jitter(self._pause))
         return answer

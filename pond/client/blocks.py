@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from bft.statement import digest
-from pond.client.asking import Asker, Deadline, RoundTrips, Turns
+from pond.client.asking import LEAST_PATIENCE_SECONDS, Asker, Deadline, RoundTrips, Turns
 from pond.errors import TimedOut, Unavailable
 from pond.model.block import bguid
 from pond.protocol import (
@@ -169,9 +169,9 @@ class Fetcher:
     def _in_turn(self) -> list[int]:
         """Servers about as quick as the quickest take turns to be first, so that they share the work; then others."""
         order = self._asker.quickest()
-        limit = max(0.1, 4 * self._asker.answer_seconds[order[0]])
         seconds, suspects = self._asker.answer_seconds, self._asker.suspects
-        quick = [server for server in order if seconds[server] <= limit and not suspects(server)] or order[:1]
+        limit = max(LEAST_PATIENCE_SECONDS, 4 * seconds(order[0]))
+        quick = [server for server in order if seconds(server) <= limit and not suspects(server)] or order[:1]
         self._turn += 1
         start = self._turn % len(quick)
         return quick[start:] + quick[:start] + [server for server in order if server not in quick]

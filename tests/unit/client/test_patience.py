@@ -14,7 +14,20 @@ from bft.answer import Answer, Status
 from bft.messages import RequestStatement
 from bft.statement import digest
 from pond.client.asking import FIRST_PATIENCE_SECONDS, LEAST_PATIENCE_SECONDS, LONGEST_PATIENCE_SECONDS, RoundTrips
-from pond.protocol import Answered, GetStatus, Overloaded, Question, ReadObject, Reply, ServerStatus, Submit
+from pond.client.ring import LATEST_PATIENCE_SECONDS
+from pond.protocol import (
+    Answered,
+    Blocks,
+    GetBlocks,
+    GetStatus,
+    Overloaded,
+    Question,
+    ReadObject,
+    Refused,
+    Reply,
+    ServerStatus,
+    Submit,
+)
 from tests.unit.client import test_lies
 from tests.unit.client.harness import Cluster
 from tests.unit.client.test_lies import about, check_run, loop, replace
@@ -47,6 +60,10 @@ class Slow:
         self._loop = cluster.loop
         self._servers = servers
         cluster._answer = self.later  # type: ignore[method-assign]
+
+    def stop(self) -> None:
+        """What is answered from now on takes no time."""
+        self.seconds = 0.0
 
     def later(self, server: int, links: Any, reply: Reply) -> None:
         wait = self.seconds if server in self._servers else 0.0
@@ -150,6 +167,123 @@ def test_a_dead_primary_is_not_waited_for(loop, warm):
         sent.clear()
         await notes.append(b"?")
         assert (1, before) in sent[:2], "the new leader at once"
+
+    check_run(loop, test)
+
+
+# --- servers that share the work ---------------------------------------------------------------------------------
+
+
+async def shares(cluster: Cluster, notes: Any) -> Counter[int]:
+    """How many of the questions for the blocks of a long version each server gets."""
+    cluster.asked.clear()
+    await notes.read(version=1, consistency="any")
+    return Counter(server for server, question in cluster.asked if isinstance(question, GetBlocks))
+
+
+async def long_notes(cluster: Cluster) -> Any:
+    """About forty chunks."""
+    store, notes = await notes_of(cluster)
+    await notes.write(bytes(range(256)) * 10_000)
+    store._context.asker.downlink.took = lambda size, seconds: None
+    return store, notes
+
+
+def test_all_servers_share_what_a_long_read_costs(loop):
+    async def test(cluster: Cluster) -> None:
+        _, notes = await long_notes(cluster)
+        asked = await shares(cluster, notes)
+        assert len(asked) == 4
+        assert max(asked.values()) - min(asked.values()) <= 1 < min(asked.values())
+
+    check_run(loop, test)
+
+
+def test_a_server_that_stalled_shares_again_as_soon_as_it_has_answered(loop):
+    async def test(cluster: Cluster) -> None:
+        store, notes = await long_notes(cluster)
+        asker = store._context.asker
+        slow = Slow(cluster, 0.08, range(3, 4))
+        await shares(cluster, notes)
+        assert asker.suspects(3), "it was overdue, and has not answered yet"
+        slow.stop()
+        await passes(cluster, 0.1)
+        assert not asker.suspects(3)
+        assert len(await shares(cluster, notes)) == 4
+
+    check_run(loop, test)
+
+
+def test_a_server_that_is_farther_than_patience_is_seldom_asked_first(loop):
+    async def test(cluster: Cluster) -> None:
+        _, notes = await long_notes(cluster)
+        Slow(cluster, 0.08, range(3, 4))
+        asked = []
+        for _ in range(20):
+            asked.append(await shares(cluster, notes))
+            await passes(cluster, 0.1)
+        assert sum(each[3] for each in asked[10:]) <= 2
+
+    check_run(loop, test)
+
+
+def test_a_server_that_was_slow_once_is_asked_again_after_a_while(loop):
+    async def test(cluster: Cluster) -> None:
+        _, notes = await long_notes(cluster)
+        slow = Slow(cluster, 1.0, range(3, 4))
+        await shares(cluster, notes)
+        await passes(cluster, 1.0)
+        slow.stop()
+        assert 3 not in await shares(cluster, notes)
+        await passes(cluster, 60)
+        assert len(await shares(cluster, notes)) == 4
+
+    check_run(loop, test)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_server_that_gives_nothing_of_use_is_suspected_though_it_answers(loop, late):
+    """Before or after another has answered."""
+
+    async def test(cluster: Cluster) -> None:
+        store, notes = await long_notes(cluster)
+        cluster.lies[3] = about(Blocks, lambda reply: Refused(reply.ask, "not today"))
+        slow = Slow(cluster, 0.08 if late else 0.0, range(3, 4))
+        await shares(cluster, notes)
+        await passes(cluster, 0.2)
+        slow.stop()
+        assert store._context.asker.suspects(3)
+
+    check_run(loop, test)
+
+
+@pytest.mark.parametrize(
+    ("said", "suspected"), [("", False), ("overdue", False), ("suspect overdue", True), ("overdue suspect", True)]
+)
+def test_to_answer_late_makes_up_for_being_late_and_for_nothing_else(loop, said, suspected):
+    async def test(cluster: Cluster) -> None:
+        store, _ = await notes_of(cluster)
+        asker = store._context.asker
+        with asker.open() as talk:
+            talk.send(3, talk.encode(GetStatus(talk.ask)))
+            for what in said.split():
+                getattr(asker, what)(3)
+        await passes(cluster, 0.1)
+        assert asker.suspects(3) == suspected
+
+    check_run(loop, test)
+
+
+def test_a_server_that_was_asked_twice_is_known_to_be_there(loop):
+    """A stall of the whole machine at a client's first read is not to leave out for good who answered last."""
+
+    async def test(cluster: Cluster) -> None:
+        await long_notes(cluster)
+        slow = Slow(cluster, LATEST_PATIENCE_SECONDS + 0.05, range(2, 4))
+        fresh = await newcomer(cluster)
+        slow.stop()
+        await passes(cluster, 60)
+        assert len(await shares(cluster, fresh)) == 4
 
     check_run(loop, test)
 
