@@ -81,8 +81,9 @@ class Checkpoints:
         return [(self.stable, self.proven.digest), *later]
 
     def executed(self, sequence: Sequence, time: AgreedTime, state_root: Digest) -> list[Effect]:
-        """A batch ran here: at each interval, tell the others what state it left."""
-        if sequence % self._tuning.interval:
+        """This is our state: at each interval, tell the others, unless we have."""
+        said = sequence <= self.stable or self._identity in self._votes.get(sequence, {})
+        if sequence % self._tuning.interval or said:
             return []
         digest = checkpoint_digest(sequence, time, state_root)
         message = Checkpoint(
@@ -99,9 +100,11 @@ class Checkpoints:
             return effects + self._make_stable(self.ahead)
         return effects + self._settle(sequence)
 
-    def installed(self, proven: StableCheckpoint) -> list[Effect]:
-        """The state of this checkpoint was fetched, and is ours from now on."""
-        return self._make_stable(proven)
+    def installed(
+        self, sequence: Sequence, time: AgreedTime, state_root: Digest, proven: StableCheckpoint | None
+    ) -> list[Effect]:
+        """The state of this checkpoint was fetched, and is ours from now on. Not stable yet, it gets our vote."""
+        return self._make_stable(proven) if proven is not None else self.executed(sequence, time, state_root)
 
     def on_checkpoint(self, sender: ReplicaId, message: Checkpoint) -> list[Effect]:
         """Another replica's state."""

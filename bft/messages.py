@@ -289,7 +289,7 @@ class NewView(_Message, frozen=True, tag=23):
 
 
 class FetchState(_Message, frozen=True, tag=17):
-    """Please send these subtrees of the state after `sequence`, a stable checkpoint."""
+    """Please send these subtrees of the state after `sequence`, a checkpoint."""
 
     sequence: WireSequence
     prefixes: Annotated[list[Prefix], msgspec.Meta(min_length=1, max_length=MAX_PREFIXES)]

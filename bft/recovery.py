@@ -1,11 +1,14 @@
 """Coming back: when a replica fetches a state instead of running batches, and how one that lost its votes goes on.
 
-A replica too far behind for the others' logs transfers a stable checkpoint (TOCS 2002, section 6.2). One that finds its
-disk empty has forgotten what it voted for, and could vote for something else: it follows in silence until a checkpoint
-is stable above every number that it may have voted at, as after a proactive recovery (section 5.3). It learns that
-number from 2f + 1 others: what any of them has found stable now is at most a window below what this replica had then,
-and it voted at most a window above that. It waits for one more, since a VIEW-CHANGE that it sent then may yet be shown,
-and counts up to two windows above its checkpoint (`new_view`): for nothing that is voted for after the silence.
+A replica too far behind for the others' logs transfers a stable checkpoint (TOCS 2002, section 6.2), or the one that
+its view begins with (section 4.4): f + 1 hold that, so it is right, but only one of them may be ready to help.
+
+One that finds its disk empty has forgotten what it voted for, and could vote for something else: it follows in silence
+until a checkpoint is stable above every number that it may have voted at, as after a proactive recovery (section 5.3).
+It learns that number from 2f + 1 others: what any of them has found stable now is at most a window below what this
+replica had then, and it voted at most a window above that. It waits for one more, since a VIEW-CHANGE that it sent
+then may yet be shown, and counts up to two windows above its checkpoint (`new_view`): for nothing that is voted for
+after the silence.
 """
 
 from bft import log
@@ -13,10 +16,11 @@ from bft.checkpoints import Checkpoints
 from bft.effects import Effect, Overlay, Persist, Write
 from bft.execution import Execution
 from bft.membership import Membership
-from bft.messages import FetchParts, FetchState, Parts, StableCheckpoint, StateChunk, StateGone, Status
+from bft.messages import FetchParts, FetchState, NewView, Parts, StableCheckpoint, StateChunk, StateGone, Status
 from bft.service import StateMachine
 from bft.serving import Serving
 from bft.state_tree import StateTree
+from bft.statement import Digest
 from bft.transfer import Installed, Transfer
 from bft.tuning import Tuning
 from bft.types import AgreedTime, ReplicaId, Sequence
@@ -65,8 +69,8 @@ class Recovery:
         self._execution = execution
         self._checkpoints = checkpoints
         self._window = tuning.window
-        self._targets: dict[Sequence, StableCheckpoint] = {}
-        """Checkpoints that transfers were begun for."""
+        self._targets: dict[Sequence, StableCheckpoint | None] = {}
+        """Checkpoints that transfers were begun for; None for one that is not known to be stable."""
         self._claimed: dict[ReplicaId, Sequence] = {}
         self._learners: dict[ReplicaId, Sequence] = {}
         """What others say of their own silence."""
@@ -113,23 +117,30 @@ class Recovery:
             case Parts():
                 return self.transfer.on_parts(sender, message)
 
-    def tick(self, stuck_ticks: int) -> list[Effect]:
-        """0.1 s have passed; for `stuck_ticks` nothing was executed although others have more."""
+    def tick(self, stuck_ticks: int, begun: NewView | None) -> list[Effect]:
+        """0.1 s have passed; for `stuck_ticks` nothing was executed although others have more. `begun` is what the view
+        began with that this replica is in."""
         self._now += 1
         effects = self.serving.tick() + self.transfer.tick() + self._learn()
         ahead, executed = self._checkpoints.ahead, self._execution.executed
-        if ahead is None or ahead.sequence <= executed:
-            return effects
-        if self.transfer.busy or stuck_ticks >= STUCK_TICKS or ahead.sequence > executed + 2 * self._window:
-            effects += self.transfer.begin(ahead.sequence, ahead.digest, self._execution.tree)
-            progress = self.transfer.progress
-            under_way = progress.sequence if progress is not None else ahead.sequence
-            self._targets[ahead.sequence] = ahead
-            self._targets = {number: self._targets[number] for number in (under_way, ahead.sequence)}
+        stuck = self.transfer.busy or stuck_ticks >= STUCK_TICKS
+        if ahead is not None and ahead.sequence > executed:
+            if stuck or ahead.sequence > executed + 2 * self._window:
+                effects += self._fetch(ahead.sequence, ahead.digest, ahead)
+        elif stuck and begun is not None and begun.stable > executed:
+            effects += self._fetch(begun.stable, begun.digest, None)
         return effects
 
-    def take(self) -> tuple[Installed, StableCheckpoint] | None:
-        """A state that was fetched and is newer than ours, once, with the proof of its checkpoint."""
+    def _fetch(self, sequence: Sequence, digest: Digest, stable: StableCheckpoint | None) -> list[Effect]:
+        effects = self.transfer.begin(sequence, digest, self._execution.tree)
+        progress = self.transfer.progress
+        under_way = progress.sequence if progress is not None else sequence
+        self._targets[sequence] = stable
+        self._targets = {number: self._targets[number] for number in (under_way, sequence)}
+        return effects
+
+    def take(self) -> tuple[Installed, StableCheckpoint | None] | None:
+        """A state that was fetched and is newer than ours, once, with the proof of its checkpoint if it is stable."""
         progress, done = self.transfer.progress, self.transfer.done
         overtaken = progress is not None and progress.sequence <= self._execution.executed
         if not overtaken and done is None:

@@ -178,8 +178,7 @@ class Replica:
 
     def _on_started(self, start: bytes) -> list[Effect]:
         self.execution.restore(lambda: self._disk.scan(log.STATE, b"", b"\xff" * 64))
-        proven = log.read_stable(self._disk)
-        stable = proven.sequence if proven is not None else Sequence(0)
+        stable = proven.sequence if (proven := log.read_stable(self._disk)) is not None else Sequence(0)
         entries = log.read(self._disk, Sequence(stable + 1), Sequence(stable + 2 * self._tuning.window))
         self.checkpoints.restore(entries)
         self.recovery.restore()
@@ -191,6 +190,7 @@ class Replica:
                 self.recovery.checkpoint(sequence, time, tree)
         effects: list[Effect] = [
             *self.signing.started(start, self.views.view),
+            *self.checkpoints.executed(self.execution.executed, self.execution.time, self.execution.tree.root),
             SetTimer(Timer("tick", View(0)), TICK_SECONDS),
         ]
         self.ordering.silent = self.recovery.silent_until > 0
@@ -483,7 +483,7 @@ class Replica:
         self.batches.forget(sequence)
         self.requests.prune(self.replies.ran)
         self.recovery.checkpoint(sequence, installed.time, installed.tree)
-        settled = self._settled(self.checkpoints.installed(proven))
+        settled = self._settled(self.checkpoints.installed(sequence, installed.time, installed.tree.root, proven))
         return [Persist(writes), *settled, *self.retransmission.ask()]
 
     def _progressed(self, sequence: Sequence, now: AgreedTime) -> None:
@@ -565,7 +565,7 @@ class Replica:
         under_way = self.ordering.heard() or self.batches.lacking or len(self.requests) > 0
         waiting = not self.views.active or under_way or self._uncertified or self.suspicion.overdue
         effects += self.retransmission.tick(waiting)
-        effects += self.recovery.tick(self.retransmission.stuck_ticks) + self._install()
+        effects += self.recovery.tick(self.retransmission.stuck_ticks, self.views.new_view) + self._install()
         self.ordering.silent = self.recovery.silent_until > 0
         if self.retransmission.stuck_ticks:
             self.batches.look_again()

@@ -3,11 +3,25 @@
 import pytest
 
 from bft import log
-from bft.effects import Broadcast, Received, Send
-from bft.messages import Commit, NewView, Prepare, PrePrepare, Status, ViewChange
+from bft.effects import Broadcast, Effect, Persist, Received, Send
+from bft.messages import (
+    Certified,
+    Checkpoint,
+    Commit,
+    FetchBatches,
+    FetchParts,
+    FetchState,
+    Message,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Status,
+    ViewChange,
+)
 from bft.recovery import SILENT_WINDOWS, lost_votes
 from bft.tuning import Tuning
 from bft.types import ReplicaId, Sequence, View
+from tests.paper.changes import leave
 from tests.unit.bft.ring import Client, MemoryDisk, Ring
 
 SMALL = Tuning(interval=4, window=8, retained=8, pool=16)
@@ -99,6 +113,46 @@ def test_silence_outlasts_a_restart() -> None:
     assert isinstance(ring.disks[3], MemoryDisk)
 
 
+def view_from_a_checkpoint_of_two(numbers: int) -> Ring:
+    """Replica 1 is a liar that takes part in ordering and answers no question. It and replica 0 have run a few batches
+    more than the two others, to a checkpoint that is not stable, from which the view begins that the liar leads."""
+    ring, client = Ring(tuning=SMALL), Client()
+    order(ring, client, 12 - numbers)
+
+    def unheard(sender: ReplicaId, to: ReplicaId, message: Message) -> bool:
+        return to == 1 and isinstance(message, Status | FetchState | FetchParts | FetchBatches)
+
+    ring.drops = lambda sender, to, message: (
+        unheard(sender, to, message) or (to in (2, 3) and isinstance(message, Commit | Checkpoint | Certified))
+    )
+    order(ring, client, numbers)
+    assert ring.executed == [12, 12, 12 - numbers, 12 - numbers]
+    ring.drops = unheard
+    for identity in (0, 2, 3, 1):
+        leave(ring, identity, 1)
+    ring.run()
+    for replica in ring.replicas:
+        assert replica.views.new_view is not None
+        assert (replica.views.new_view.stable, replica.ordering.stable) == (12, 8)
+    return ring
+
+
+@pytest.mark.parametrize("numbers", [1, 2, 4])
+def test_who_lacks_the_checkpoint_that_a_view_begins_with_fetches_it(numbers: int) -> None:
+    """f + 1 hold it, so it is right, but one of them may be a liar, and then nobody else proves what led to it."""
+    ring = view_from_a_checkpoint_of_two(numbers)
+    ring.pass_time(2)
+    assert [replica.views.view for replica in ring.replicas] == [1] * 4
+    assert min(ring.executed) >= 12
+    assert min(replica.ordering.stable for replica in ring.replicas) >= 12
+    assert len({replica.execution.tree.root for replica in ring.replicas}) == 1
+    ring.crash(ReplicaId(1))
+    order(ring, Client("another"), 5, to=(0, 2, 3))
+    ring.pass_time(10)
+    assert min(ring.executed[i] for i in (0, 2, 3)) > 12
+    assert len({ring.replicas[i].execution.tree.root for i in (0, 2, 3)}) == 1
+
+
 @pytest.mark.parametrize("after", range(4))
 def test_a_checkpoints_state_is_to_be_had_from_those_who_started_again(after: int) -> None:
     """One is gone for good, one was away for too long for the logs, and the two others have run on from the checkpoint
@@ -119,6 +173,56 @@ def test_a_checkpoints_state_is_to_be_had_from_those_who_started_again(after: in
     assert ring.replicas[3].execution.executed > 32 + after
     assert ring.executed[3] == ring.executed[0]
     assert len({ring.replicas[identity].execution.tree.root for identity in (0, 1, 3)}) == 1
+
+
+@pytest.mark.parametrize("done", range(3))
+def test_power_cuts_while_a_state_is_taken_over_lose_no_vote_for_it(done: int) -> None:
+    """The state is on the disk, and the vote for it, or not: the two who fetch it lose their power at that moment."""
+    ring = view_from_a_checkpoint_of_two(2)
+    cut = set()
+    perform = ring.perform
+
+    def lose_power(identity: ReplicaId, effects: list[Effect]) -> None:
+        executed = log.read_progress(ring.disks[identity])
+        if identity in (2, 3) and identity not in cut and executed is not None and executed.executed < 12:
+            states = [n for n, effect in enumerate(effects) if isinstance(effect, Persist) and jumps(effect)]
+            if states:
+                cut.add(identity)
+                perform(identity, effects[: states[0] + done])
+                ring.crash(identity)
+                ring.restart(identity)
+                return
+        perform(identity, effects)
+
+    def jumps(effect: Persist) -> bool:
+        return any((write.table, write.key) == ("meta", b"progress") for write in effect.writes)
+
+    ring.perform = lose_power  # type: ignore[method-assign]
+    ring.pass_time(4)
+    assert cut == {2, 3}
+    assert min(replica.ordering.stable for replica in ring.replicas) >= 12
+    assert len({replica.execution.tree.root for replica in ring.replicas}) == 1
+
+
+def test_a_vote_for_a_checkpoint_that_did_not_reach_the_disk_is_given_again() -> None:
+    ring, client = Ring(tuning=SMALL), Client()
+    order(ring, client, 3)
+    perform = ring.perform
+
+    def lose_power(identity: ReplicaId, effects: list[Effect]) -> None:
+        said = [n for n, e in enumerate(effects) if isinstance(e, Broadcast) and isinstance(e.message, Checkpoint)]
+        perform(identity, effects[: said[0] - 1] if said else effects)  # a Persist comes before it
+
+    ring.perform = lose_power  # type: ignore[method-assign]
+    order(ring, client, 1)
+    ring.perform = perform  # type: ignore[method-assign]
+    assert ring.executed == [4] * 4
+    for identity in map(ReplicaId, range(4)):
+        ring.disks[identity].sync()
+        ring.crash(identity)
+        ring.restart(identity)
+    ring.pass_time(0.5)
+    assert [replica.checkpoints.stable for replica in ring.replicas] == [4] * 4
 
 
 def test_what_leads_back_to_a_checkpoint_is_forgotten_with_it() -> None:
