@@ -10,6 +10,7 @@ from bft.certificate import Certificate
 from bft.effects import Write
 from bft.execution import Certified, Execution, State
 from bft.membership import Membership
+from bft.recovery import Recovery
 from bft.secret import Secret
 from bft.service import Accepted
 from bft.sessions import Sessions, StateView
@@ -36,6 +37,20 @@ kind = "wrong-chunks"
 server = 1
 """
 """Servers are away for long enough to need a state."""
+
+NOBODY_HELPS = """
+sizes = { clients = 5, objects = 4, phase_seconds = 4.0 }
+habits = { head_start_seconds = 0.0, pause_seconds = 0.05 }
+limits = { interval = 2, window = 4, retained = 2, pool = 4 }
+network.loss = 0.05
+network.partitions = { every_seconds = 0.2, seconds = 0.05, kinds = ["isolate", "halves"] }
+process.crashes = { every_seconds = 0.3, seconds = 0.6, most = 10, whom = "anyone" }
+ending.heal = "quorum"
+[[liars]]
+kind = "answers-nothing"
+server = 2
+"""
+"""Those who are up may lack what a server that came back has, and the liar gives it to nobody."""
 
 # --- once, and alike everywhere ------------------------------------------------------------------------------------
 
@@ -162,6 +177,17 @@ def _trust_head(self, message):
     if self.head is None:
         self.head = transfer._Head(message.time, message.root)
         self._wanted[b""] = message.root
+
+
+@mutant(
+    "4.4",
+    ByTests("assert", ("tests/unit/bft/test_recovery.py",)),
+    BySeeds("operations not done|have not run batch", 600, NOBODY_HELPS, ("liveness",)),
+)
+def a_views_checkpoint_is_not_fetched(patch):
+    """Only what 2f + 1 signed is fetched, not what f + 1 hold and a view begins with."""
+    tick = Recovery.tick
+    patch.setattr(Recovery, "tick", lambda self, stuck_ticks, begun: tick(self, stuck_ticks, None))
 
 
 # --- the ring's signature ------------------------------------------------------------------------------------------
