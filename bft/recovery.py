@@ -133,10 +133,8 @@ class Recovery:
 
     def _fetch(self, sequence: Sequence, digest: Digest, stable: StableCheckpoint | None) -> list[Effect]:
         effects = self.transfer.begin(sequence, digest, self._execution.tree)
-        progress = self.transfer.progress
-        under_way = progress.sequence if progress is not None else sequence
-        self._targets[sequence] = stable
-        self._targets = {number: self._targets[number] for number in (under_way, sequence)}
+        known = {**self._targets, sequence: stable}
+        self._targets = {number: known[number] for number in self.transfer.targets}
         return effects
 
     def take(self) -> tuple[Installed, StableCheckpoint | None] | None:

@@ -79,6 +79,12 @@ class Transfer:
         return self._state is not None
 
     @property
+    def targets(self) -> list[Sequence]:
+        """The checkpoint whose state is fetched, and the newer one that is kept."""
+        wanted = (self._state.target if self._state is not None else None, self._newer)
+        return [target.sequence for target in wanted if target is not None]
+
+    @property
     def progress(self) -> Progress | None:
         """How far the transfer is that is under way."""
         state, parts = self._state, self._parts

@@ -1,5 +1,6 @@
 """Replicas that come back after long, also with an empty disk: a state is fetched, and nothing said too early."""
 
+import msgspec
 import pytest
 
 from bft import log
@@ -19,6 +20,7 @@ from bft.messages import (
     ViewChange,
 )
 from bft.recovery import SILENT_WINDOWS, lost_votes
+from bft.transfer import STALLED_TICKS
 from bft.tuning import Tuning
 from bft.types import ReplicaId, Sequence, View
 from tests.paper.changes import leave
@@ -173,6 +175,19 @@ def test_a_checkpoints_state_is_to_be_had_from_those_who_started_again(after: in
     assert ring.replicas[3].execution.executed > 32 + after
     assert ring.executed[3] == ring.executed[0]
     assert len({ring.replicas[identity].execution.tree.root for identity in (0, 1, 3)}) == 1
+
+
+def test_a_later_view_may_begin_with_an_earlier_checkpoint() -> None:
+    """A liar that shows its checkpoint to some views only: what is fetched meanwhile is not forgotten."""
+    ring = view_from_a_checkpoint_of_two(2)
+    recovery, began = ring.replicas[2].recovery, ring.replicas[2].views.new_view
+    assert began is not None
+    for stable in (11, 20, 12, 20, 12):
+        recovery.tick(5, msgspec.structs.replace(began, stable=Sequence(stable)))
+    assert recovery.transfer.targets == [11, 20]
+    for _ in range(2 * STALLED_TICKS):
+        recovery.tick(5, began)
+    assert recovery.transfer.targets == [20]
 
 
 @pytest.mark.parametrize("done", range(3))
